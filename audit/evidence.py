@@ -1,0 +1,208 @@
+"""What an audit found, as plain data: the contents of `report.json`, schema `spiritsafe.report/1`.
+
+Every number a reader meets in `report.html` is a field of these classes, so the page can be drawn
+again from the file alone. An absent number is null, never zero: a probe that did not run has no
+neutral score. Nothing here computes anything.
+"""
+
+from dataclasses import asdict, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+SCHEMA = "spiritsafe.report/1"
+
+
+class Verdict(StrEnum):
+    """The four outcomes of a finding."""
+
+    SUPPORTED = "SUPPORTED"
+    NOT_SUPPORTED = "NOT_SUPPORTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INSUFFICIENT = "INSUFFICIENT"
+
+
+_data = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+
+
+@_data
+class Replication:
+    """How often the effect was repeated at one unit of replication, and the test at that unit.
+
+    Ten thousand prompts asked of one model are still one model, so each unit is tested apart.
+    """
+
+    unit: Literal["prompts", "documents", "runs"]
+    n: int
+    test: str
+    p_value: float | None
+
+
+@_data
+class Contrast:
+    """The suspect minus one other model: mean over prompts, 95 % interval, one-sided p."""
+
+    against: str
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+@_data
+class Member:
+    """One model on a probe's axis; the strip plot of the report."""
+
+    name: str
+    role: Literal["suspect", "control", "reference"]
+    score: float
+
+
+@_data
+class PromptRow:
+    """One prompt of a probe: the suspect's value and the mean of the models it is compared with."""
+
+    id: str
+    suspect: float
+    others: float
+
+
+@_data
+class Exhibit:
+    """One prompt with the texts that were compared, for a reader to judge."""
+
+    id: str
+    prompt: str
+    answers: dict[str, str]
+    note: str
+
+
+@_data
+class ProbeResult:
+    """What one probe says of one suspect and one teacher."""
+
+    probe: str
+    needs: Literal["text", "weights"]
+    verdict: Verdict
+    reason: str
+    null: str
+    unit: str
+    n_prompts: int
+    score: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    rank: int | None = None
+    rank_of: int | None = None
+    replication: tuple[Replication, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
+    population: tuple[Member, ...] = ()
+    prompts: tuple[PromptRow, ...] = ()
+    exhibits: tuple[Exhibit, ...] = ()
+    cannot_say: tuple[str, ...] = ()
+
+
+@_data
+class Finding:
+    """The verdict on one (suspect, teacher) pair, with the probes it rests on."""
+
+    suspect: str
+    teacher: str
+    group: str
+    verdict: Verdict
+    reason: str
+    relation: str
+    score: float | None
+    rank: int | None
+    p_value: float | None
+    p_adjusted: float | None
+    log10_lr: float | None
+    log10_lr_low: float | None
+    probes: tuple[ProbeResult, ...]
+
+
+@_data
+class Controls:
+    """The same question asked of models known not to have seen the teacher."""
+
+    description: str
+    findings: tuple[Finding, ...]
+    matched: tuple[str, ...]
+    unmatched: tuple[str, ...]
+
+
+@_data
+class Power:
+    """What this audit could have seen: per probe, the smallest effect it detects four times in five."""
+
+    probe: str
+    n_prompts: int
+    smallest_effect: float | None
+    unit: str
+    note: str
+
+
+@_data
+class NotRun:
+    """A probe that did not run, why, and what would let it run."""
+
+    probe: str
+    reason: str
+    would_need: str
+
+
+@_data
+class Material:
+    """An input of the audit, pinned by digest."""
+
+    name: str
+    kind: str
+    sha256: str
+    note: str = ""
+
+
+@_data
+class Suspect:
+    """The model or the answers under audit."""
+
+    name: str
+    kind: Literal["model directory", "run directory", "responses file"]
+    sha256: str
+    reference: str | None = None
+
+
+@_data
+class Report:
+    """A whole audit."""
+
+    schema: Literal["spiritsafe.report/1"] = SCHEMA
+    tool: str
+    created: str
+    suspect: Suspect
+    propositions: tuple[str, str]
+    settings: dict[str, Any]
+    findings: tuple[Finding, ...]
+    controls: Controls
+    power: tuple[Power, ...]
+    not_run: tuple[NotRun, ...]
+    materials: tuple[Material, ...]
+    limits: tuple[str, ...]
+    command: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Return `report` as the JSON object that `report.json` holds."""
+    return asdict(report)
+
+
+def from_json(data: dict[str, Any]) -> Report:
+    """Return the report that `data` describes; raise pydantic's ValidationError where it does not."""
+    return TypeAdapter(Report).validate_python(data)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of `report.json`."""
+    return TypeAdapter(Report).json_schema()

@@ -1,0 +1,1 @@
+"""Probes, one file each: a question asked of models, and what its answer can and cannot say."""

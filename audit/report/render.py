@@ -1,0 +1,167 @@
+"""Draw `report.json` as the one page a reviewer reads, prints and signs.
+
+The page is a function of the report alone: the same report gives the same bytes, on any day and
+any machine. It adds no number that the report does not hold, save counts and the report's digest.
+The scale of words for likelihood ratios is that of ENFSI, Guideline for Evaluative Reporting in
+Forensic Science (2015).
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from audit.attest import digest
+from audit.evidence import Finding, NotRun, Power, ProbeResult, Report, Verdict, to_json
+from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip_plot
+from audit.report.frame import MOST_BYTES, environment
+
+MOST_CONTRASTS = 24
+
+WORDS = {
+    Verdict.SUPPORTED: "Supported",
+    Verdict.NOT_SUPPORTED: "Not supported",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+    Verdict.INSUFFICIENT: "Insufficient",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """One step of the verbal scale, from the likelihood ratio `low` up to the next step."""
+
+    low: float
+    ratio: str
+    word: str
+
+
+SCALE = (
+    Band(low=2, ratio="2 to 10", word="weak"),
+    Band(low=10, ratio="10 to 100", word="moderate"),
+    Band(low=100, ratio="100 to 1,000", word="moderately strong"),
+    Band(low=1_000, ratio="1,000 to 10,000", word="strong"),
+    Band(low=10_000, ratio="10,000 to 1,000,000", word="very strong"),
+    Band(low=1_000_000, ratio="above 1,000,000", word="extremely strong"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """How much of the evidence a page holds itself; the rest is in report.json alone."""
+
+    characters: int  # of a prompt or an answer in an exhibit
+    exhibits: int  # of a probe
+    models: int  # in the table of a probe's axis
+    control_probes: bool
+
+
+# The first that fits is used: a page that no mail server takes has no reader.
+ROOMS = (
+    Room(characters=4000, exhibits=12, models=40, control_probes=True),
+    Room(characters=1200, exhibits=6, models=40, control_probes=True),
+    Room(characters=1200, exhibits=4, models=20, control_probes=False),
+    Room(characters=400, exhibits=2, models=10, control_probes=False),
+    Room(characters=100, exhibits=1, models=5, control_probes=False),
+)
+
+
+def render(report: Report) -> str:
+    """Return the page of `report`: self-contained HTML without script, at most 2 MB.
+
+    Raises:
+        ValueError: the report does not fit on a page even with its exhibits cut short.
+    """
+    for room in ROOMS:
+        page = _draw(report, room)
+        if len(page.encode()) <= MOST_BYTES:
+            return page
+    raise ValueError(f"the page of {report.suspect.name!r} would exceed {MOST_BYTES} bytes")
+
+
+def _draw(report: Report, room: Room) -> str:
+    template = environment(("audit.report",)).get_template("audit.report/page.html.j2")
+    return template.render(
+        report=report,
+        digest=digest(to_json(report)),
+        room=room,
+        words=WORDS,
+        scale=SCALE,
+        teachers=list(dict.fromkeys(finding.teacher for finding in report.findings)),
+        tally=tally,
+        strength=strength,
+        deciding=deciding,
+        would_change=would_change,
+        would_need=would_need,
+        drawings=drawings,
+        setting=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False),
+    )
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """Return how many findings came to each verdict, in words."""
+    counts = Counter(finding.verdict for finding in findings)
+    # "0 supported" is news, of the controls above all; the other zeros are not.
+    named = [verdict for verdict in WORDS if counts[verdict] or verdict is Verdict.SUPPORTED]
+    return ", ".join(f"{counts[verdict]} {WORDS[verdict].lower()}" for verdict in named)
+
+
+def strength(log10_lr: float | None) -> str:
+    """Return the verbal equivalent of a likelihood ratio given as its base-10 logarithm."""
+    if log10_lr is None:
+        return "no likelihood ratio"
+    reached = [band.word for band in SCALE if abs(log10_lr) >= math.log10(band.low)]
+    if not reached:
+        return "no support for either proposition"
+    return f"{reached[-1]} support for proposition {1 if log10_lr > 0 else 2}"
+
+
+def deciding(finding: Finding) -> ProbeResult | None:
+    """Return the probe whose score the finding carries, for its interval and unit."""
+    scored = [probe for probe in finding.probes if probe.score is not None]
+    return next((probe for probe in scored if probe.score == finding.score), None)
+
+
+def would_change(finding: Finding, not_run: Sequence[NotRun]) -> str:
+    """Return what further evidence could move the verdict of `finding`."""
+    match finding.verdict:
+        case Verdict.SUPPORTED:
+            said = (
+                "Evidence of a common origin (the same base weights, shared training text), dates "
+                "that rule the teacher out, or a model without the teacher that scores as high."
+            )
+        case Verdict.NOT_SUPPORTED:
+            said = "A probe of closer access or more power that finds what these did not."
+        case Verdict.INCONCLUSIVE:
+            said = "More reference models, an earlier checkpoint or sibling of the suspect, or "
+            said += "closer access."
+        case Verdict.INSUFFICIENT:
+            said = "The material that the probes below say they lacked."
+    waiting = ", ".join(item.probe for item in not_run)
+    return f"{said} Not run so far: {waiting}." if waiting else said
+
+
+def would_need(probe: ProbeResult, power: Sequence[Power]) -> list[str]:
+    """Return what an insufficient `probe` would need, as far as the report knows."""
+    return [row.note for row in power if row.probe == probe.probe and row.note]
+
+
+def drawings(probe: ProbeResult) -> list[tuple[str, Markup]]:
+    """Return the caption and the drawing of each chart that `probe` has numbers for."""
+    drawn = []
+    if probe.population:
+        title = "Every model on one axis"
+        drawn.append((title, strip_plot(probe.population, title=title, x_label=probe.unit)))
+    if probe.contrasts:
+        title = "Suspect minus each other model, 95 % interval"
+        rows = [
+            Interval(label=row.against, point=row.mean, low=row.low, high=row.high)
+            for row in probe.contrasts[:MOST_CONTRASTS]
+        ]
+        drawn.append((title, dot_interval_chart(rows, title=title, x_label=probe.unit)))
+    if probe.prompts:
+        title = "Suspect and others, prompt by prompt"
+        drawn.append((title, paired_dots(probe.prompts, title=title, unit=probe.unit)))
+    return drawn

@@ -1,0 +1,144 @@
+"""YAML into frozen dataclasses, strictly: an unknown key or a wrong type is an error with its line.
+
+Silently ignored keys are the commonest way to run something other than what one meant, so nothing
+is ignored: unknown keys name their nearest neighbour, duplicates are refused, and `1e-3` is a
+number although YAML 1.1 reads it as text. Values are checked by pydantic in strict mode.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from audit.errors import ConfigError
+
+T = TypeVar("T")
+Path = tuple[str | int, ...]
+
+_FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads `1e-3` as a float."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def load(kind: type[T], text: str, *, source: str, overrides: Sequence[str] = ()) -> T:
+    """Return the `kind` that `text` and the `key.path=value` overrides describe.
+
+    Args:
+        kind: a pydantic dataclass; its field types are the schema.
+        text: YAML.
+        source: the file name to print in errors.
+        overrides: settings from the command line, applied last.
+
+    Raises:
+        ConfigError: one sentence with file, line, key and what is allowed.
+    """
+    data, lines = _parse(text, source)
+    for override in overrides:
+        _override(data, lines, override)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0], kind, lines, source)) from error
+
+
+def dump(value: Any) -> str:
+    """Return a config dataclass as YAML, every key explicit, in the order of its definition."""
+    plain = json.loads(json.dumps(asdict(value)))
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path, str]]:
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}.") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{source}:1: a config is a mapping of keys to values, not {_name(data)}."
+        )
+    lines: dict[Path, str] = {}
+    if node is not None:
+        _walk(node, (), source, lines)
+    return data, lines
+
+
+def _walk(node: yaml.Node, path: Path, source: str, lines: dict[Path, str]) -> None:
+    """Record where each key stands, and refuse a key given twice."""
+    lines.setdefault(path, f"{source}:{node.start_mark.line + 1}")
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            where = f"{source}:{key.start_mark.line + 1}"
+            if (*path, key.value) in lines:
+                raise ConfigError(f"{where}: key {key.value!r} is given twice; keep one.")
+            lines[(*path, key.value)] = where
+            _walk(value, (*path, key.value), source, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _walk(value, (*path, index), source, lines)
+
+
+def _override(data: dict[str, Any], lines: dict[Path, str], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"-s {override}: write it as key.path=value.")
+    *parents, last = path = tuple(key.split("."))
+    place = data
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"-s {override}: {parent!r} is a value, not a section.")
+    try:
+        place[last] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"-s {override}: the value is not valid YAML.") from error
+    for depth in range(1, len(path) + 1):
+        lines[path[:depth]] = f"-s {key}"
+
+
+def _sentence(error: ErrorDetails, kind: type, lines: dict[Path, str], source: str) -> str:
+    path = tuple(error["loc"])
+    where = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), source)
+    name = ".".join(str(part) for part in path)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        *parents, key = path
+        known = _keys(kind, parents)
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        section = f" in {'.'.join(map(str, parents))}" if parents else ""
+        return f"{where}: unknown key {str(key)!r}{section}; {hint}"
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: {name} is required and missing."
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    got = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+    return f"{where}: {name or 'the config'}: {message}{got}."
+
+
+def _keys(kind: type, parents: Sequence[str | int]) -> list[str]:
+    """Return the keys allowed in the section `parents` of the config `kind`."""
+    for parent in parents:
+        types = {field.name: field.type for field in fields(kind)}
+        inner = types.get(str(parent))
+        options = [inner, *get_args(inner)]
+        kind = next((option for option in options if is_dataclass(option)), kind)  # type: ignore[arg-type,assignment]
+    return [field.name for field in fields(kind)]
+
+
+def _name(value: Any) -> str:
+    return {list: "a list", str: "a text"}.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,1 @@
+"""The two commands, `distill` and `audit`: thin click apps over the packages they are named for."""

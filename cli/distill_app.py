@@ -1,0 +1,148 @@
+"""`distill`: train a student from a teacher, and the verbs around it. No logic lives here."""
+
+import json
+from pathlib import Path
+
+import click
+
+from cli import options
+
+_AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from there."
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spiritsafe", prog_name="distill")
+def main() -> None:
+    """Distil your own teacher into an MLA/MoE student, with a record of what went in.
+
+    \b
+    distill run                   the embedded teacher and text, into runs/student
+    distill init > run.yaml       a commented config to edit
+    distill run run.yaml -s train.steps=500 --out runs/mine
+    """
+
+
+_set = click.option(
+    "-s",
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY.PATH=VALUE",
+    help="Override one setting; may be repeated.",
+)
+
+
+@main.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_set
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/student"),
+    show_default=True,
+    help="Run directory; an interrupted run there is continued.",
+)
+@options.as_json
+@options.quiet
+@options.traceback
+def run(
+    config: Path | None,
+    settings: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Capture the teacher's signal, train the student, evaluate it, write the record.
+
+    Without CONFIG the shipped quick start is used: SmolLM2-135M-Instruct as the teacher, Python's
+    help topics and the seed prompts as the text.
+    """
+    with options.sentences(verbose=verbose, after_interrupt=_AFTER_INTERRUPT):
+        from distill.config import load
+
+        _carry_out(load(config, settings), out, as_json=as_json, quiet=quiet)
+
+
+@main.command()
+@click.argument("student_run", type=click.Path(path_type=Path))
+@click.option("--seed", type=click.IntRange(min=0), required=True, help="Not the student's own.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
+@options.as_json
+@options.quiet
+@options.traceback
+def control(
+    student_run: Path, seed: int, out: Path, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Train a control for STUDENT_RUN: same architecture, text and steps, no teacher, other seed.
+
+    An audit needs at least two of them.
+    """
+    with options.sentences(verbose=verbose, after_interrupt=_AFTER_INTERRUPT):
+        from distill.run import control_of
+
+        _carry_out(control_of(student_run, seed=seed), out, as_json=as_json, quiet=quiet)
+
+
+def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None:
+    from cli.progress import Progress
+    from distill.config import RunConfig
+    from distill.run import run as carry_out
+
+    assert isinstance(config, RunConfig)
+    _silence_transformers()
+    progress = Progress(quiet=quiet)
+    outcome = carry_out(config, out, say=progress.say, progress=progress)
+    if as_json:
+        click.echo(json.dumps({**outcome.evaluation, "out": str(out), "reused": outcome.reused}))
+        return
+    seconds = outcome.evaluation["seconds"]
+    split = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    peak = outcome.evaluation["peak_memory_bytes"] / 2**30
+    progress.say(f"time: {split}; peak memory {peak:.1f} GiB")
+    click.echo(f"student: {out / 'student'}\npage:    {outcome.page}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@_set
+@options.traceback
+def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
+    """Validate CONFIG and print it resolved, every key explicit."""
+    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from audit import strict_yaml
+        from distill.config import load
+
+        click.echo(strict_yaml.dump(load(config, settings)), nl=False)
+        click.echo(f"{config} is valid.", err=True)
+
+
+@main.command()
+@options.traceback
+def init(verbose: bool) -> None:
+    """Print a commented config: the shipped quick start."""
+    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from distill.resources import shipped
+
+        click.echo(shipped("presets/quickstart.yaml").read_text(encoding="utf-8"), nl=False)
+
+
+@main.command()
+@options.quiet
+@options.traceback
+def teacher(quiet: bool, verbose: bool) -> None:
+    """Print the directory of the embedded teacher, converting its weights on first use."""
+    with options.sentences(verbose=verbose, after_interrupt="nothing was lost."):
+        from cli.progress import Progress
+        from distill.teachers import embedded
+
+        _silence_transformers()
+        click.echo(embedded.ensure(Progress(quiet=quiet).say))
+
+
+def _silence_transformers() -> None:
+    """Keep other people's bars and advice out of this command's output."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

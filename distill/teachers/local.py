@@ -1,0 +1,80 @@
+"""A teacher on disk: any transformers causal language model whose head is one matrix.
+
+Shapes: B sequences, S tokens, T the teacher's hidden size, V vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit.attest import tree_digest
+from distill.errors import TeacherError
+from student import weights
+from student.errors import WeightsError
+from student.model import Vocabulary
+
+
+class LocalTeacher:
+    """A frozen model that says, position by position, what it would write next."""
+
+    def __init__(self, name: str, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Load the model and its tokenizer.
+
+        Raises:
+            TeacherError: the directory holds no such model, or its vocabularies disagree.
+        """
+        self.name = name
+        self.path = path
+        self.device = device
+        try:
+            self.model = weights.load(path, device=device, dtype=dtype).requires_grad_(False)
+            self.tokenizer = weights.load_tokenizer(path)
+        except WeightsError as error:
+            raise TeacherError(f"teacher {name!r}: {error}") from error
+        self.sha256 = tree_digest(path)
+        self.head_VT: torch.Tensor = self.model.get_output_embeddings().weight
+        if len(self.tokenizer) > self.vocab_size:
+            raise TeacherError(
+                f"teacher {name!r}: its tokenizer has {len(self.tokenizer)} tokens but its head "
+                f"only {self.vocab_size}; the two files do not belong together."
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output head."""
+        return int(self.head_VT.shape[0])
+
+    def vocabulary(self) -> Vocabulary:
+        """Return the vocabulary a same-tokenizer student is built for."""
+        tokenizer = self.tokenizer
+        bos = tokenizer.bos_token_id
+        eos = tokenizer.eos_token_id
+        if bos is None or eos is None:
+            raise TeacherError(
+                f"teacher {self.name!r}: its tokenizer names no begin or end token; "
+                "add bos_token and eos_token to its tokenizer_config.json."
+            )
+        pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return Vocabulary(size=self.vocab_size, bos=bos, eos=eos, pad=pad)
+
+    @torch.inference_mode()
+    def hidden(self, tokens_BS: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states `[B, S, T]`, whose product with the head is the logits."""
+        backbone = self.model.get_decoder()
+        return backbone(input_ids=tokens_BS.to(self.device), use_cache=False).last_hidden_state
+
+
+@torch.inference_mode()
+def answer(model: Any, tokenizer: Any, prompt: str, max_tokens: int, *, chat: bool) -> str:
+    """Return what a model greedily adds to `prompt`, asked as a chat turn or as plain text."""
+    if chat and tokenizer.chat_template:
+        turn = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    else:
+        text = prompt
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
+    out = model.generate(
+        **ids, do_sample=False, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id
+    )
+    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))

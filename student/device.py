@@ -1,0 +1,93 @@
+"""Devices: the one file (with `fused_ops.py`, once there are fused kernels) that names cuda or npu.
+
+Built on `torch.accelerator`; kept outside it are the dtype to compute in, the autocast dtype
+(torch's default on npu is float16, which this project never uses) and the device's name.
+An accelerator that was asked for and is missing is an error, never a silent run on CPU.
+"""
+
+import platform
+import resource
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+from student.errors import DeviceError
+
+KINDS = ("auto", "cpu", "cuda", "npu")
+
+
+def pick(name: str = "auto") -> torch.device:
+    """Return the device called `name`: `auto`, `cpu`, `cuda[:i]` or `npu[:i]`.
+
+    Raises:
+        DeviceError: the name is unknown, or no such device is available here.
+    """
+    kind = name.split(":")[0]
+    if kind not in KINDS:
+        raise DeviceError(f"device {name!r} is unknown; use one of {', '.join(KINDS)}.")
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return torch.device("cpu") if found is None else found
+    if kind != "cpu" and (found is None or found.type != kind):
+        here = "only the CPU" if found is None else f"{found.type} and the CPU"
+        raise DeviceError(f"device {name!r} was asked for, but this process sees {here}; {_hint(kind)}")
+    return torch.device(name)
+
+
+def _hint(kind: str) -> str:
+    if kind == "npu":
+        return "source CANN's set_env.sh and install torch_npu, or set device: cpu."
+    return "install a CUDA build of torch, or set device: cpu."
+
+
+def compute_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
+    """Return the dtype matrix products run in: `auto` means bfloat16 where hardware multiplies it.
+
+    Without bfloat16 units a CPU emulates it slower than float32, so `auto` is float32 there.
+    """
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type != "cpu":
+        return torch.bfloat16
+    has = torch.cpu.get_capabilities()
+    fast = has.get("amx_bf16", False) or has.get("avx512_bf16", False) or has.get("bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Return a context in which matrix products run in `dtype` and sums in float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's queue, so that a clock read next is true."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held in RAM so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """Return what the record says of the device: kind, name, threads, operating system, torch."""
+    if device.type == "cpu":
+        name = str(torch.cpu.get_capabilities().get("cpu_name", "")) or platform.machine()
+    else:
+        name = str(torch.get_device_module(device).get_device_name(device))
+    return {
+        "kind": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def has_fused_adamw(device: torch.device) -> bool:
+    """Tell whether torch's fused AdamW serves this device; elsewhere the plain loop does."""
+    return device.type in ("cpu", "cuda")

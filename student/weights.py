@@ -1,0 +1,75 @@
+"""Student weights in and out, in the layout transformers loads, written atomically.
+
+A directory is written beside its final name and renamed into place, so a reader sees a whole
+model or none.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from student.errors import WeightsError
+
+
+def save(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
+    """Write model and tokenizer to the directory `path`, replacing it whole.
+
+    Raises:
+        WeightsError: the disk refused; what stood at `path` before still stands.
+    """
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise WeightsError(
+            f"cannot write the model to {path}: {error.strerror or error}; "
+            "free space or choose another --out."
+        ) from error
+
+
+def load(
+    path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Return the causal language model in `path`, in eval mode.
+
+    Raises:
+        WeightsError: there is no model there, or its files are damaged.
+    """
+    _require(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its readers raise
+        raise WeightsError(f"cannot load the model in {path}: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Return the tokenizer in `path`.
+
+    Raises:
+        WeightsError: there is no tokenizer there.
+    """
+    _require(path)
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:
+        raise WeightsError(f"cannot load the tokenizer in {path}: {_first_line(error)}") from error
+
+
+def _require(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise WeightsError(f"{path} is not a model directory: it has no config.json.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

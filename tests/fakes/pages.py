@@ -1,0 +1,80 @@
+"""What a page must keep, whoever draws it: one style, no script, no request."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+HOSTILE = (
+    "</style></pre><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "\"'><svg onload=alert(1)>{{ 7 * 7 }} "
+    "\u202eelppa\u202c \u200b\x00\x1b[31m\ud800\U000e0041\u2028"
+)
+FETCHING = {"src", "srcset", "action", "formaction", "poster", "data", "background", "xlink:href"}
+FORBIDDEN = {"script", "iframe", "object", "embed", "link", "base", "form", "img", "video", "audio"}
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+class Page(HTMLParser):
+    """The elements of a page, its text, and whether its tags nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.nested = True
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.nested = self.nested and bool(self.open) and self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def assert_self_contained(html: str) -> None:
+    """Fail if the page could run, fetch or hide anything."""
+    page = Page(html)
+    assert page.nested and not page.open
+    for tag, attributes in page.elements:
+        assert tag not in FORBIDDEN
+        assert not FETCHING & attributes.keys()
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        assert (attributes.get("href") or "#").startswith("#")
+    anchors = {a["href"] for tag, a in page.elements if tag == "a"}
+    assert anchors <= {f"#{a['id']}" for _, a in page.elements if "id" in a}
+    assert not HIDDEN.search(html)
+
+
+def assert_policy_allows_the_style_alone(html: str) -> None:
+    """Fail unless the content policy names the digest of the only style on the page."""
+    (css,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    hashed = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    metas = [attributes for tag, attributes in Page(html).elements if tag == "meta"]
+    (policy,) = [m["content"] for m in metas if m.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["style-src"] == f"'sha256-{hashed}'"
+    assert "script-src" not in rules
+    assert {"name": "referrer", "content": "no-referrer"} in metas
+    assert not re.search(r"url\(|@import|@font-face", css)
+
+
+def drawings(html: str) -> list[ElementTree.Element]:
+    """Return the charts of a page, parsed as XML."""
+    found = re.findall(r'<svg class="chart".*?</svg>', html, re.DOTALL)
+    return [ElementTree.fromstring(drawing) for drawing in found]
