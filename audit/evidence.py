@@ -12,8 +12,6 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-SCHEMA = "spiritsafe.report/1"
-
 
 class Verdict(StrEnum):
     """The four outcomes of a finding."""
@@ -24,10 +22,10 @@ class Verdict(StrEnum):
     INSUFFICIENT = "INSUFFICIENT"
 
 
-_data = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+STRICT = ConfigDict(extra="forbid")
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Replication:
     """How often the effect was repeated at one unit of replication, and the test at that unit.
 
@@ -40,7 +38,7 @@ class Replication:
     p_value: float | None
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Contrast:
     """The suspect minus one other model: mean over prompts, 95 % interval, one-sided p."""
 
@@ -51,7 +49,7 @@ class Contrast:
     p_value: float
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Member:
     """One model on a probe's axis; the strip plot of the report."""
 
@@ -60,7 +58,7 @@ class Member:
     score: float
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class PromptRow:
     """One prompt of a probe: the suspect's value and the mean of the models it is compared with."""
 
@@ -69,7 +67,7 @@ class PromptRow:
     others: float
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Exhibit:
     """One prompt with the texts that were compared, for a reader to judge."""
 
@@ -79,7 +77,7 @@ class Exhibit:
     note: str
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class ProbeResult:
     """What one probe says of one suspect and one teacher."""
 
@@ -102,9 +100,10 @@ class ProbeResult:
     prompts: tuple[PromptRow, ...] = ()
     exhibits: tuple[Exhibit, ...] = ()
     cannot_say: tuple[str, ...] = ()
+    would_need: str = ""
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Finding:
     """The verdict on one (suspect, teacher) pair, with the probes it rests on."""
 
@@ -115,6 +114,8 @@ class Finding:
     reason: str
     relation: str
     score: float | None
+    low: float | None
+    high: float | None
     rank: int | None
     p_value: float | None
     p_adjusted: float | None
@@ -123,7 +124,7 @@ class Finding:
     probes: tuple[ProbeResult, ...]
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Controls:
     """The same question asked of models known not to have seen the teacher."""
 
@@ -133,9 +134,9 @@ class Controls:
     unmatched: tuple[str, ...]
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Power:
-    """What this audit could have seen: per probe, the smallest effect it detects four times in five."""
+    """What a probe could have seen: the smallest effect it detects four times in five."""
 
     probe: str
     n_prompts: int
@@ -144,7 +145,7 @@ class Power:
     note: str
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class NotRun:
     """A probe that did not run, why, and what would let it run."""
 
@@ -153,7 +154,7 @@ class NotRun:
     would_need: str
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Material:
     """An input of the audit, pinned by digest."""
 
@@ -163,7 +164,7 @@ class Material:
     note: str = ""
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Suspect:
     """The model or the answers under audit."""
 
@@ -173,11 +174,11 @@ class Suspect:
     reference: str | None = None
 
 
-@_data
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Report:
     """A whole audit."""
 
-    schema: Literal["spiritsafe.report/1"] = SCHEMA
+    schema: Literal["spiritsafe.report/1"] = "spiritsafe.report/1"
     tool: str
     created: str
     suspect: Suspect
@@ -199,7 +200,11 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Report:
-    """Return the report that `data` describes; raise pydantic's ValidationError where it does not."""
+    """Return the report that `data` describes.
+
+    Raises:
+        pydantic.ValidationError: it describes none.
+    """
     return TypeAdapter(Report).validate_python(data)
 
 

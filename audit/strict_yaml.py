@@ -8,7 +8,7 @@ number although YAML 1.1 reads it as text. Values are checked by pydantic in str
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args
 
@@ -31,19 +31,30 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
-def load(kind: type[T], text: str, *, source: str, overrides: Sequence[str] = ()) -> T:
-    """Return the `kind` that `text` and the `key.path=value` overrides describe.
+def load(
+    kind: type[T],
+    text: str,
+    *,
+    source: str,
+    given: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> T:
+    """Return the `kind` that `text`, then `given`, then the overrides describe.
 
     Args:
         kind: a pydantic dataclass; its field types are the schema.
         text: YAML.
         source: the file name to print in errors.
-        overrides: settings from the command line, applied last.
+        given: top-level keys that options of the command line set.
+        overrides: `key.path=value` settings from the command line, applied last.
 
     Raises:
         ConfigError: one sentence with file, line, key and what is allowed.
     """
     data, lines = _parse(text, source)
+    for key, value in (given or {}).items():
+        data[key] = value
+        lines[(key,)] = f"--{key.replace('_', '-')}"
     for override in overrides:
         _override(data, lines, override)
     try:
@@ -136,9 +147,14 @@ def _keys(kind: type, parents: Sequence[str | int]) -> list[str]:
         types = {field.name: field.type for field in fields(kind)}
         inner = types.get(str(parent))
         options = [inner, *get_args(inner)]
-        kind = next((option for option in options if is_dataclass(option)), kind)  # type: ignore[arg-type,assignment]
+        kind = next((option for option in options if is_dataclass(option)), kind)  # type: ignore[assignment]
     return [field.name for field in fields(kind)]
 
 
 def _name(value: Any) -> str:
-    return {list: "a list", str: "a text"}.get(type(value), f"a {type(value).__name__}")
+    match value:
+        case list():
+            return "a list"
+        case str():
+            return "a text"
+    return f"a {type(value).__name__}"

@@ -13,7 +13,7 @@ _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spiritsafe", prog_name="distill")
 def main() -> None:
-    """Distil your own teacher into an MLA/MoE student, with a record of what went in.
+    r"""Distil your own teacher into an MLA/MoE student, with a record of what went in.
 
     \b
     distill run                   the embedded teacher and text, into runs/student

@@ -6,9 +6,12 @@ Exit codes: 0 done; 1 failed; 2 usage, config or input; 3 a finding at or above 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from audit.evidence import Finding
 
 INTERRUPTED = 130
 
@@ -30,6 +33,27 @@ def name_and_path(
             raise click.BadParameter(f"{value!r}: write it as NAME=PATH.")
         pairs.append((name, path))
     return tuple(pairs)
+
+
+def by_name(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Return NAME=PATH pairs as a mapping.
+
+    Raises:
+        click.BadParameter: a name was given twice.
+    """
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(
+                f"the name {name!r} is given twice; every model needs its own."
+            )
+    return dict(pairs)
+
+
+def finding_line(finding: "Finding") -> str:
+    """Return a finding as one line of plain text."""
+    adjusted = "" if finding.p_adjusted is None else f", adjusted p {finding.p_adjusted:.2g}"
+    return f"{finding.suspect} / {finding.teacher}: {finding.verdict}{adjusted}; {finding.reason}"
 
 
 @contextmanager
@@ -79,5 +103,3 @@ def _own_exit_code(error: Exception) -> int | None:
 
     own = isinstance(error, AuditError | DistillError | StudentError)
     return error.exit_code if own else None  # type: ignore[attr-defined,unused-ignore]
-
-

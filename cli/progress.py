@@ -34,7 +34,7 @@ class Progress:
         finished = done >= total
         line = f"{stage}: {done:,} of {total:,} {note}{self._eta(now, done, total)}"
         if self.live:
-            click.echo(f"\r\x1b[2K{_bar(done, total)} {line}"[:_width()], nl=finished, err=True)
+            click.echo(f"\r\x1b[2K{_bar(done, total)} {line}"[: _width()], nl=finished, err=True)
         elif finished or now - self.printed >= self.interval:
             click.echo(line, err=True)
             self.printed = now

@@ -155,4 +155,4 @@ def _safetensors_chunks(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | me
     yield text
     for tensor in tensors.values():
         flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        yield memoryview(flat.numpy())
+        yield flat.numpy().data

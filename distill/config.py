@@ -23,10 +23,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 
-_section = dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+STRICT = ConfigDict(extra="forbid")
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class TeacherConfig:
     """Who teaches: a local model directory, or `embedded`."""
 
@@ -35,7 +35,7 @@ class TeacherConfig:
     licence: str = "Apache-2.0"
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class TextConfig:
     """What is read: `pydoc`, `prompts`, or paths of .txt, .md and .jsonl files."""
 
@@ -48,7 +48,7 @@ class TextConfig:
             raise ValueError("sources is empty; name at least one text")
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class SignalConfig:
     """What is kept of the teacher: the `head` likeliest tokens exactly, `tail` sampled ones."""
 
@@ -58,7 +58,7 @@ class SignalConfig:
     path: str | None = None
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class LossConfig:
     """Weights of the loss terms; a control has forward_kl: 0."""
 
@@ -70,7 +70,7 @@ class LossConfig:
             raise ValueError("forward_kl and cross_entropy are both 0; nothing would be learnt")
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class OptimizerConfig:
     """AdamW with linear warm-up and a cosine to `final_fraction` of the peak rate."""
 
@@ -83,7 +83,7 @@ class OptimizerConfig:
     clip_norm: PositiveFloat = 1.0
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class TrainConfig:
     """How long: `steps` of `batch_size` sequences."""
 
@@ -91,7 +91,7 @@ class TrainConfig:
     batch_size: Positive = 8
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class CheckpointConfig:
     """How often the whole training state is kept, and how often it is forced to the disk."""
 
@@ -99,7 +99,7 @@ class CheckpointConfig:
     sync_seconds: PositiveFloat = 30.0
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class EvaluateConfig:
     """What is measured on held-out text, and what is set aside for an audit."""
 
@@ -111,7 +111,7 @@ class EvaluateConfig:
     continuation_tokens: Positive = 48
 
 
-@_section
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class RunConfig:
     """One run, whole."""
 

@@ -98,7 +98,8 @@ def _file(path: Path) -> list[Document]:
         return [Document(id=f"{path.name}/{n}", text=row["text"]) for n, row in enumerate(rows, 1)]
     if path.suffix not in (".txt", ".md"):
         raise InputError(
-            f"text source {str(path)!r} is unknown; use pydoc, prompts, or a .txt, .md or .jsonl file."
+            f"text source {str(path)!r} is unknown; use pydoc, prompts, or a .txt, .md or "
+            ".jsonl file."
         )
     return [Document(id=path.name, text=read_text(path))]
 
@@ -154,7 +155,7 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int) -> Windows:
         InputError: the text is shorter than one window.
     """
     tokens: list[int] = []
-    sizes: list[int] = []
+    sizes: list[float] = []
     for document in documents:
         ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
         tokens += [tokenizer.bos_token_id, *ids]

@@ -73,7 +73,7 @@ def distillation_loss(
 
 
 class _Fused(torch.autograd.Function):
-    """The tiles. Returns (loss without the teacher's entropy, soft term, hard term), means over M."""
+    """The tiles: (loss without the teacher's entropy, soft term, hard term), means over M."""
 
     @staticmethod
     def forward(

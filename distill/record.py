@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 import audit
-import cli
 import distill
 import student
 from audit.attest import digest, file_digest, tree_digest
@@ -63,9 +62,9 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Return one digest of this project's Python sources as they are installed."""
+    """Return one digest of the sources a run depends on, as they are installed."""
     files = []
-    for package in (audit, cli, distill, student):
+    for package in (audit, distill, student):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             name = f"{root.name}/{path.relative_to(root).as_posix()}"
@@ -77,12 +76,11 @@ def manifest(
     *,
     config: RunConfig,
     config_text: str,
-    role: str,
     device: torch.device,
     inputs: list[dict[str, str]],
     outputs: list[dict[str, str]],
     teacher: dict[str, str],
-    parameters: dict[str, int],
+    sizes: dict[str, int],
 ) -> dict[str, Any]:
     """Return the manifest of a finished run."""
     found = versions()
@@ -91,14 +89,12 @@ def manifest(
         "tool": f"spiritsafe {found.get('spiritsafe', 'unknown')}",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "run": {
-            "role": role,
+            "role": "student" if config.uses_teacher else "control",
             "seed": config.seed,
             "steps": config.train.steps,
             "tokens": config.train.steps * config.train.batch_size * config.text.sequence_length,
             "dtype": str(devices.compute_dtype(device, config.dtype)).removeprefix("torch."),
-            "parameters": parameters["total"],
-            "active_parameters": parameters["active"],
-            "kv_cache_bytes_per_token": parameters["kv_cache_bytes_per_token"],
+            **sizes,
         },
         "teacher": teacher,
         "inputs": inputs,
@@ -178,7 +174,7 @@ def model_card(config: RunConfig, evaluation: dict[str, Any], record: dict[str, 
         f"| {after['top1_agreement']:.1%} |",
         f"| bits per byte | {before['bits_per_byte']:.3f} | {after['bits_per_byte']:.3f} |",
         "",
-        "A model of this size and training writes fragments, not facts; it is not for use on people.",
+        "A model of this size and training writes fragments, not facts.",
         f"What went in and came out is pinned in `manifest.json`, made by {record['tool']}.",
         "",
     ]

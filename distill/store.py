@@ -151,7 +151,7 @@ def pack_sparse(signal: Sparse, vocab_size: int) -> dict[str, torch.Tensor]:
 
 
 def read_sparse(store: Store) -> Sparse:
-    """Return all signals of a `head_tail` store as one, on the CPU, ids and halves unpacked late."""
+    """Return all signals of a `head_tail` store, on the CPU, packed as they are on disk."""
     parts = list(store.read())
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Sparse(

@@ -21,7 +21,8 @@ from distill.corpus import Windows
 from distill.errors import DistillError
 from distill.fused_loss import distillation_loss
 from distill.signals import Sparse
-from student import balance, device as devices
+from student import balance
+from student import device as devices
 from student.model import head_weight, hidden_states
 
 Row = dict[str, Any]

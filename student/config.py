@@ -94,7 +94,10 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(config: StudentConfig, vocab_size: int) -> Parameters:
-    """Count weights, norms and router included, routing bias (a buffer) and MTP excluded."""
+    """Count weights, norms and router included, routing bias (a buffer) and MTP excluded.
+
+    Of the input embedding one row works on a token; as the output head, the whole table does.
+    """
     d = config.hidden_size
     expert = 3 * d * config.moe_intermediate_size
     per_token = config.num_experts_per_token + config.num_shared_experts
@@ -103,10 +106,11 @@ def count_parameters(config: StudentConfig, vocab_size: int) -> Parameters:
     num_moe = config.num_layers - config.num_dense_layers
     shared = config.num_layers * (_attention_parameters(config) + 2 * d) + d
     shared += config.num_dense_layers * 3 * d * config.intermediate_size
-    tables = (1 if config.tie_word_embeddings else 2) * vocab_size * d
+    table = vocab_size * d
+    tied = config.tie_word_embeddings
     return Parameters(
-        total=shared + num_moe * (in_layer * expert + router) + tables,
-        active=shared + num_moe * (per_token * expert + router) + tables,
+        total=shared + num_moe * (in_layer * expert + router) + (table if tied else 2 * table),
+        active=shared + num_moe * (per_token * expert + router) + (table if tied else table + d),
     )
 
 

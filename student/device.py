@@ -6,6 +6,7 @@ An accelerator that was asked for and is missing is an error, never a silent run
 """
 
 import platform
+import re
 import resource
 import sys
 from contextlib import AbstractContextManager
@@ -23,15 +24,21 @@ def pick(name: str = "auto") -> torch.device:
     Raises:
         DeviceError: the name is unknown, or no such device is available here.
     """
-    kind = name.split(":")[0]
-    if kind not in KINDS:
+    known = re.fullmatch(r"(auto|cpu|cuda|npu)|(cuda|npu):(\d+)", name)
+    if known is None:
         raise DeviceError(f"device {name!r} is unknown; use one of {', '.join(KINDS)}.")
+    kind = known[1] or known[2]
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return torch.device("cpu") if found is None else found
     if kind != "cpu" and (found is None or found.type != kind):
-        here = "only the CPU" if found is None else f"{found.type} and the CPU"
-        raise DeviceError(f"device {name!r} was asked for, but this process sees {here}; {_hint(kind)}")
+        here = "the CPU" if found is None else f"{found.type} and the CPU"
+        raise DeviceError(
+            f"device {name!r} was asked for, but this process sees {here}; {_hint(kind)}"
+        )
+    if known[3] and int(known[3]) >= (count := torch.accelerator.device_count()):
+        last = f"only {kind}:0" if count == 1 else f"{kind}:0 to {kind}:{count - 1}"
+        raise DeviceError(f"device {name!r} was asked for, but there is {last}; name one of those.")
     return torch.device(name)
 
 

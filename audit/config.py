@@ -1,0 +1,81 @@
+"""The configuration of an audit: `audit.yaml` and the command line, resolved and kept beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from audit import strict_yaml
+from audit.errors import ConfigError, InputError
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
+class AuditConfig:
+    """One audit. Paths are responses files, model directories, or run directories of `distill`.
+
+    Attributes:
+        suspect: whose answers or weights are asked about.
+        teachers: by name, whose outputs it may have learnt from.
+        controls: by name, models trained the same way without the teacher.
+        reference_models: by name, other models, whose answers are compared.
+        suspect_start: the suspect's checkpoint before training; a run directory has its own.
+        prompts: held-out prompts with true continuations; a run directory has its own.
+        alpha: level of a finding, after correction for the number of questions.
+        min_prompts: with fewer no probe says anything.
+        max_tokens: of a continuation the audit asks for.
+        temperature: of those continuations; 1 is the model's own distribution.
+    """
+
+    suspect: str
+    teachers: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
+    reference_models: dict[str, str] = field(default_factory=dict)
+    suspect_start: str | None = None
+    prompts: str | None = None
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    min_prompts: Positive = 20
+    max_tokens: Positive = 48
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise ValueError("no teacher is named; give --teacher NAME=PATH at least once")
+        names = [*self.teachers, *self.controls, *self.reference_models, "suspect"]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {twice[0]!r} is given twice; every model needs its own")
+
+
+def load(path: Path | None, given: Mapping[str, Any], overrides: Sequence[str] = ()) -> AuditConfig:
+    """Return the config in `path`, with what the command line names put over it.
+
+    Args:
+        path: an audit.yaml, or None.
+        given: by field of `AuditConfig`, what options said; teachers and their kin as mappings.
+        overrides: `key.path=value`.
+
+    Raises:
+        ConfigError: a key or value is wrong, or no suspect or teacher is named.
+        InputError: the file cannot be read.
+    """
+    text = "{}" if path is None else _read(path)
+    source = "the command line" if path is None else path.name
+    if path is None and "suspect" not in given:
+        raise ConfigError("no suspect is named; give --suspect PATH, or --config FILE.")
+    return strict_yaml.load(AuditConfig, text, source=source, given=given, overrides=overrides)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the name.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it.") from error

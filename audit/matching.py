@@ -1,0 +1,65 @@
+"""Are the controls what a control must be? Read from the runs' own records, fact by fact."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SAME = {
+    "architecture": ("config", "student"),
+    "number of steps": ("config", "train"),
+    "text": ("config", "text"),
+    "optimizer": ("config", "optimizer"),
+}
+
+
+def matched(
+    suspect: Path | None, controls: Mapping[str, Path | None]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (facts that match, facts that do not) between the suspect's run and its controls'.
+
+    A control must share architecture, steps, text and optimizer with the suspect, start from
+    another seed, and have seen no teacher. Without a record a fact is neither: it is not known,
+    and said so among the matching ones.
+    """
+    good: list[str] = []
+    bad: list[str] = []
+    mine = _record(suspect)
+    for name, path in controls.items():
+        theirs = _record(path)
+        if mine is None or theirs is None:
+            good.append(f"{name}: no record of its training, so what it shares is not known")
+            continue
+        same = [fact for fact, keys in _SAME.items() if _get(mine, keys) == _get(theirs, keys)]
+        other = [fact for fact in _SAME if fact not in same]
+        if theirs["text_sha256"] != mine["text_sha256"]:
+            other.append("contents of the text")
+        if theirs["config"]["seed"] == mine["config"]["seed"]:
+            other.append("seed, which must differ")
+        if theirs["config"]["loss"]["forward_kl"] > 0:
+            other.append("teacher: this control was trained with one")
+        good.append(f"{name}: same {', '.join(same)}; seed {theirs['config']['seed']}")
+        bad += [f"{name}: differs in {fact}" for fact in other]
+    return tuple(good), tuple(bad)
+
+
+def _get(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        record = record[key]
+    return record
+
+
+def _record(run: Path | None) -> dict[str, Any] | None:
+    """Return config and text digest of a finished run, or None where there is no record."""
+    import yaml
+
+    if run is None or not (run / "manifest.json").is_file():
+        return None
+    try:
+        manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        texts = [row["sha256"] for row in manifest["inputs"] if row["kind"] == "text"]
+        _ = config["seed"], config["loss"]["forward_kl"], [config[k[1]] for k in _SAME.values()]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    return {"config": config, "text_sha256": texts}

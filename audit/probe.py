@@ -1,0 +1,476 @@
+"""An audit, in order: materials, answers, probes, findings, report. Read this module first.
+
+Everything the audit asks of a model is kept under `responses/` and found again by the next call, so
+an interrupted audit goes on, and one that is finished and unchanged is only read.
+"""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audit import evidence, responses, strict_yaml
+from audit.attest import digest, file_digest
+from audit.config import AuditConfig
+from audit.errors import AuditError, InputError
+from audit.evidence import Controls, Material, NotRun, Power, ProbeResult, Report, Suspect, Verdict
+from audit.matching import matched
+from audit.population import references_needed, smallest_effect
+from audit.probes import contrast, logprob_shift
+from audit.probes.logprob_shift import Gains
+from audit.report.render import render
+from audit.responses import Response
+from audit.verdict import Question, conclude
+
+if TYPE_CHECKING:
+    from audit.local import ModelFiles
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int, str], None]
+
+PACKAGES = ("spiritsafe", "numpy", "scikit-learn", "scipy", "torch", "transformers")
+
+LIMITS = (
+    "A finding is about the models and texts listed under materials. It is no statement about a "
+    "vendor, about intent, or about what any terms allow.",
+    "Likeness has no direction, and a third model may have taught both; shared public data, shared "
+    "base weights, and serving the teacher itself are other explanations, which this audit does "
+    "not test.",
+    "The likelihood ratio is bounded by the number of models compared: with few of them it stays "
+    "small however clear the difference is.",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A finished audit, and whether it was there already."""
+
+    out: Path
+    report: Report
+    reused: bool
+
+    @property
+    def page(self) -> Path:
+        """The page a person opens."""
+        return self.out / "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Party:
+    """One model or answers file of the audit: the suspect, a teacher, a control, a reference."""
+
+    name: str
+    role: str
+    path: Path
+    files: "ModelFiles | None"
+
+    def sha256(self) -> str:
+        """Return the digest of weights or answers."""
+        return file_digest(self.path) if self.files is None else self.files.sha256()
+
+
+def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: Progress) -> Outcome:
+    """Carry out the audit `config` in the directory `out`.
+
+    Raises:
+        AuditError: and its kin; what was collected is kept.
+    """
+    parties = _parties(config)
+    suspect = next(party for party in parties if party.role == "suspect")
+    prompts, prompts_material = _prompts(config, suspect)
+    materials = [*_materials(parties), *prompts_material]
+    key = digest([asdict(config), [asdict(material) for material in materials], _version()])
+    kept = _kept(out, key)
+    if kept is not None:
+        say(f"{out} is finished already; nothing to do")
+        return Outcome(out=out, report=kept, reused=True)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "audit.yaml", strict_yaml.dump(config))
+    desk = _Desk(config, out / "responses", prompts, progress)
+    answers = {party.name: desk.answers(party) for party in parties}
+    gains, not_run = _gains(config, parties, prompts, answers, progress)
+    questions, control_questions = _questions(config, parties, prompts, answers, gains)
+    findings = conclude([*questions, *control_questions], alpha=config.alpha)
+    good, bad = matched(
+        None if suspect.files is None else suspect.files.run,
+        {p.name: p.files.run for p in parties if p.role == "control" and p.files is not None},
+    )
+    if bad:
+        findings = [_capped(finding) for finding in findings]
+    report = Report(
+        tool=f"spiritsafe {_version()}",
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        suspect=_suspect(config, suspect),
+        propositions=(
+            "The suspect was trained on what the teacher wrote or on the probabilities it gave.",
+            "The suspect was not; what likeness there is comes from the text, the architecture and "
+            "the training it shares with the controls.",
+        ),
+        settings={**_settings(config), "key": key},
+        findings=tuple(findings[: len(questions)]),
+        controls=Controls(
+            description="Models trained the same way without the teacher, each tested in the "
+            "suspect's place against the others. A control that is SUPPORTED is a false finding.",
+            findings=tuple(findings[len(questions) :]),
+            matched=good,
+            unmatched=bad,
+        ),
+        power=_power(config, questions),
+        not_run=tuple(not_run),
+        materials=tuple(materials),
+        limits=LIMITS,
+        command=command,
+        packages=_versions(),
+    )
+    _write(out / "report.html", render(report))
+    _write(out / "report.json", json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False))
+    return Outcome(out=out, report=report, reused=False)
+
+
+def _parties(config: AuditConfig) -> list[Party]:
+    """Return everyone who takes part, each looked up on disk."""
+    start = Path(config.suspect_start) if config.suspect_start else None
+    found = [_party("suspect", "suspect", config.suspect, start)]
+    for role, named in (
+        ("teacher", config.teachers),
+        ("control", config.controls),
+        ("reference", config.reference_models),
+    ):
+        found += [_party(name, role, path, None) for name, path in named.items()]
+    return found
+
+
+def _party(name: str, role: str, path: str, start: Path | None) -> Party:
+    where = Path(path)
+    if not where.exists():
+        raise InputError(f"{name}: {path} does not exist; check the name.")
+    if responses.is_responses_file(where):
+        return Party(name=name, role=role, path=where, files=None)
+    if not where.is_dir():
+        raise InputError(f"{name}: {path} is neither a .jsonl file of answers nor a directory.")
+    from audit.local import find  # loads torch, which a text audit does without
+
+    return Party(name=name, role=role, path=where, files=find(name, where, start))
+
+
+def _prompts(config: AuditConfig, suspect: Party) -> tuple[list[Response], list[Material]]:
+    """Return the prompts with their true continuations, where there are any."""
+    path = None if config.prompts is None else Path(config.prompts)
+    if path is None and suspect.files is not None and suspect.files.run is not None:
+        path = suspect.files.run / "heldout.jsonl"
+    if path is not None:
+        note = Material(name=path.name, kind="held-out prompts", sha256=file_digest_of(path))
+        return responses.read(path), [note]
+    if suspect.files is None:
+        return responses.read(suspect.path), []
+    raise InputError(
+        f"{suspect.path} is a model without prompts; give --prompts FILE, held-out prompts with "
+        "their true continuations as `response`."
+    )
+
+
+def file_digest_of(path: Path) -> str:
+    """Return a file's digest, or say that it is missing."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; check the name.")
+    return file_digest(path)
+
+
+def _materials(parties: Sequence[Party]) -> list[Material]:
+    rows = []
+    for party in parties:
+        what = "answers" if party.files is None else "weights"
+        rows.append(Material(name=party.name, kind=f"{party.role}: {what}", sha256=party.sha256()))
+    return rows
+
+
+class _Desk:
+    """Collects each party's answers once, and keeps them under `responses/`."""
+
+    def __init__(
+        self, config: AuditConfig, place: Path, prompts: list[Response], progress: Progress
+    ) -> None:
+        self.config = config
+        self.place = place
+        self.prompts = prompts
+        self.progress = progress
+
+    def answers(self, party: Party) -> dict[str, str]:
+        """Return the party's answers by prompt id; an answers file gives what it has."""
+        if party.files is None:
+            given = {row.id: row.response for row in responses.read(party.path)}
+            if not any(prompt.id in given for prompt in self.prompts):
+                raise InputError(
+                    f"{party.path} answers none of the {len(self.prompts)} prompts; ids must match."
+                )
+            return given
+        path = self.place / f"{_file_name(party.name)}.{self._key(party)[:12]}.jsonl"
+        if not path.is_file():
+            responses.write(path, self._ask(party))
+        return {row.id: row.response for row in responses.read(path)}
+
+    def _key(self, party: Party) -> str:
+        settings = self.config
+        asked = [prompt.prompt for prompt in self.prompts]
+        return digest(
+            [party.sha256(), asked, settings.max_tokens, settings.temperature, settings.seed]
+        )
+
+    def _ask(self, party: Party) -> list[Response]:
+        from audit import local
+
+        assert party.files is not None
+        stage, total = f"asking {party.name}", len(self.prompts)
+        done = 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            self.progress(stage, done, total, "prompts")
+
+        self.progress(stage, 0, total, "prompts")
+        model = local.load(party.files.model, self.config.device, exact=False)
+        texts = model.continuations(
+            [prompt.prompt for prompt in self.prompts],
+            max_tokens=self.config.max_tokens,
+            temperature=self.config.temperature,
+            seed=self.config.seed,
+            tick=tick,
+        )
+        return [
+            replace(prompt, response=text) for prompt, text in zip(self.prompts, texts, strict=True)
+        ]
+
+
+def _gains(
+    config: AuditConfig,
+    parties: Sequence[Party],
+    prompts: Sequence[Response],
+    answers: dict[str, dict[str, str]],
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Gains]], list[NotRun]]:
+    """Return gains by teacher and model; or, where weights are missing, why there are none."""
+    models = [party for party in parties if party.role in ("suspect", "control")]
+    reason = _why_no_gains(models)
+    if reason:
+        need = "the suspect's weights and its starting checkpoint, and matched controls' of both"
+        return {}, [NotRun(probe=logprob_shift.NAME, reason=reason, would_need=need)]
+    from audit import local
+
+    files = [party.files for party in models if party.files is not None]
+    local.require_same_vocabulary(files)
+    teachers = [party.name for party in parties if party.role == "teacher"]
+    usable = {name: _usable(prompts, answers[name]) for name in teachers}
+    pairs = sum(len(rows) for rows in usable.values()) * 2 * 2 * len(models)
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("scoring continuations", done, pairs, "texts")
+
+    tick(0)
+    gains: dict[str, dict[str, Gains]] = {name: {} for name in teachers}
+    for model in files:
+        assert model.start is not None
+        now = local.load(model.model, config.device, exact=True)
+        start = local.load(model.start, config.device, exact=True)
+        for name, rows in usable.items():
+            asked = [row.prompt for row in rows]
+            teacher_text = [answers[name][row.id] for row in rows]
+            true_text = [row.response for row in rows]
+            gains[name][model.name] = Gains(
+                name=model.name,
+                values=logprob_shift.gain(
+                    now.mean_logprobs(asked, teacher_text, tick),
+                    start.mean_logprobs(asked, teacher_text, tick),
+                    now.mean_logprobs(asked, true_text, tick),
+                    start.mean_logprobs(asked, true_text, tick),
+                ),
+            )
+    return gains, []
+
+
+def _why_no_gains(models: Sequence[Party]) -> str:
+    if any(model.files is None for model in models):
+        return "it needs weights; the suspect or a control is given as answers"
+    if any(model.files is not None and model.files.start is None for model in models):
+        return "a starting checkpoint is not known for the suspect or a control"
+    if len(models) < 2:
+        return "no control was given"
+    return ""
+
+
+def _usable(prompts: Sequence[Response], answers: dict[str, str]) -> list[Response]:
+    """Return the prompts that have both a true continuation and a teacher's."""
+    return [p for p in prompts if p.response.strip() and answers.get(p.id, "").strip()]
+
+
+def _questions(
+    config: AuditConfig,
+    parties: Sequence[Party],
+    prompts: Sequence[Response],
+    answers: dict[str, dict[str, str]],
+    gains: dict[str, dict[str, Gains]],
+) -> tuple[list[Question], list[Question]]:
+    """Return the suspect's questions, one a teacher, and the controls' in the suspect's place."""
+    teachers = [party.name for party in parties if party.role == "teacher"]
+    controls = [party.name for party in parties if party.role == "control"]
+    asked = {
+        model: [
+            Question(
+                suspect=model,
+                teacher=teacher,
+                probes=_probes(config, parties, prompts, answers, gains, model, teacher),
+            )
+            for teacher in teachers
+        ]
+        for model in ("suspect", *controls)
+    }
+    if len(controls) < 2:  # a lone control has no other control to be compared with
+        controls = []
+    return asked["suspect"], [question for name in controls for question in asked[name]]
+
+
+def _probes(
+    config: AuditConfig,
+    parties: Sequence[Party],
+    prompts: Sequence[Response],
+    answers: dict[str, dict[str, str]],
+    gains: dict[str, dict[str, Gains]],
+    model: str,
+    teacher: str,
+) -> tuple[ProbeResult, ...]:
+    """Run every probe that can run on `model` and `teacher`.
+
+    A control in the suspect's place is compared with the other controls, never with the suspect.
+    """
+    others = {p.name: p.role for p in parties if p.role in ("control", "reference")}
+    others.pop(model, None)
+    results = []
+    if teacher in gains:
+        results.append(
+            logprob_shift.examine(
+                gains[teacher][model],
+                [gains[teacher][name] for name, role in others.items() if role == "control"],
+                _usable(prompts, answers[teacher]),
+                answers[teacher],
+                alpha=config.alpha,
+                min_prompts=config.min_prompts,
+                seed=config.seed,
+            )
+        )
+    results.append(
+        contrast.examine(
+            model,
+            {n: [answers[n].get(p.id, "") for p in prompts] for n in (model, *others)},
+            [answers[teacher].get(p.id, "") for p in prompts],
+            prompts,
+            roles=others,
+            alpha=config.alpha,
+            min_prompts=config.min_prompts,
+            seed=config.seed,
+        )
+    )
+    return tuple(results)
+
+
+def _power(config: AuditConfig, questions: Sequence[Question]) -> tuple[Power, ...]:
+    """Return, for each probe that ran, the smallest effect this audit would have seen."""
+    rows = []
+    for result in questions[0].probes:
+        values = np.array([row.suspect - row.others for row in result.prompts])
+        known = len(values) > 1 and result.probe == logprob_shift.NAME
+        rows.append(
+            Power(
+                probe=result.probe,
+                n_prompts=result.n_prompts,
+                smallest_effect=smallest_effect(values, alpha=config.alpha) if known else None,
+                unit=result.unit,
+                note="detected four times in five over prompts at this scatter"
+                if known
+                else f"a rank needs {references_needed(config.alpha)} reference models",
+            )
+        )
+    return tuple(rows)
+
+
+def _capped(finding: evidence.Finding) -> evidence.Finding:
+    """Hold back a finding whose controls are not what a control must be."""
+    if finding.verdict is not Verdict.SUPPORTED:
+        return finding
+    reason = "the controls do not match the suspect's training, as listed under controls"
+    return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=reason, relation="not decided")
+
+
+def _suspect(config: AuditConfig, suspect: Party) -> Suspect:
+    files = suspect.files
+    if files is None:
+        return Suspect(name=suspect.path.name, kind="responses file", sha256=suspect.sha256())
+    return Suspect(
+        name=config.suspect,
+        kind="model directory" if files.run is None else "run directory",
+        sha256=suspect.sha256(),
+        reference=None if files.start is None else files.start.name,
+    )
+
+
+def _settings(config: AuditConfig) -> dict[str, Any]:
+    return {
+        "alpha": config.alpha,
+        "min_prompts": config.min_prompts,
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "seed": config.seed,
+    }
+
+
+def _kept(out: Path, key: str) -> Report | None:
+    """Return the report in `out` if it answers this very question."""
+    path = out / "report.json"
+    if not path.is_file() or not (out / "report.html").is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["settings"]["key"] != key:
+            return None
+        return evidence.from_json(data)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _file_name(name: str) -> str:
+    """Return `name` as a file name: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model"
+
+
+def _version() -> str:
+    return importlib.metadata.version("spiritsafe")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise AuditError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another --out."
+        ) from error

@@ -1,0 +1,136 @@
+"""`audit`: ask where a model's answers came from. No logic lives here."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from cli import options
+
+_EXIT_FINDING = 3
+_EXIT_INSUFFICIENT = 4
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="spiritsafe", prog_name="audit")
+def main() -> None:
+    r"""Audit whether a model's outputs were lifted from given teachers.
+
+    \b
+    audit probe --suspect runs/student --teacher T=DIR --control A=runs/a --control B=runs/b
+    audit probe --suspect answers.jsonl --teacher T=t.jsonl --reference-model R=r.jsonl
+    """
+
+
+@main.command()
+@click.option(
+    "--suspect",
+    metavar="PATH",
+    help="A run directory, a model directory, or answers (.jsonl, .jsonl.gz).",
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=options.name_and_path,
+    help="A model directory or answers; may be repeated.",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=options.name_and_path,
+    help="A model trained like the suspect without the teacher (`distill control`); repeat it.",
+)
+@click.option(
+    "--reference-model",
+    "references",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=options.name_and_path,
+    help="Another model or its answers, for comparison; may be repeated.",
+)
+@click.option(
+    "--suspect-start",
+    metavar="DIR",
+    help="The suspect's checkpoint before training; a run directory has its own.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    help="Held-out prompts with true continuations; a run directory has its own.",
+)
+@click.option("--config", type=click.Path(path_type=Path), help="An audit.yaml.")
+@click.option(
+    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/audit"),
+    show_default=True,
+    help="Audit directory; an interrupted audit there is continued.",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice(["supported", "inconclusive"]),
+    help="Exit 3 if a finding is at least this.",
+)
+@options.as_json
+@options.quiet
+@options.traceback
+def probe(
+    suspect: str | None,
+    teachers: tuple[tuple[str, str], ...],
+    controls: tuple[tuple[str, str], ...],
+    references: tuple[tuple[str, str], ...],
+    suspect_start: str | None,
+    prompts: str | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    out: Path,
+    fail_on: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Run the probes the materials allow, and write report.json and report.html."""
+    given = {
+        "suspect": suspect,
+        "teachers": options.by_name(teachers),
+        "controls": options.by_name(controls),
+        "reference_models": options.by_name(references),
+        "suspect_start": suspect_start,
+        "prompts": prompts,
+    }
+    with options.sentences(verbose=verbose, after_interrupt="what was collected is saved."):
+        from audit.config import load
+        from audit.evidence import to_json
+        from audit.probe import probe as carry_out
+        from cli.progress import Progress
+
+        resolved = load(config, {k: v for k, v in given.items() if v}, settings)
+        progress = Progress(quiet=quiet)
+        command = shlex.join(["audit", *sys.argv[1:]])
+        outcome = carry_out(resolved, out, command=command, say=progress.say, progress=progress)
+        report = outcome.report
+        if as_json:
+            click.echo(json.dumps(to_json(report)))
+        else:
+            for finding in (*report.findings, *report.controls.findings):
+                click.echo(options.finding_line(finding))
+            click.echo(f"page: {outcome.page}")
+        raise SystemExit(_exit_code([str(f.verdict) for f in report.findings], fail_on))
+
+
+def _exit_code(verdicts: list[str], fail_on: str | None) -> int:
+    alarming = {None: [], "supported": ["SUPPORTED"]}.get(fail_on, ["SUPPORTED", "INCONCLUSIVE"])
+    if any(verdict in alarming for verdict in verdicts):
+        return _EXIT_FINDING
+    if all(verdict == "INSUFFICIENT" for verdict in verdicts):
+        return _EXIT_INSUFFICIENT
+    return 0

@@ -1,0 +1,98 @@
+"""One call of a run: its config, its directory, its device, and where it reports.
+
+The directory belongs to one config; a call that finds another config's run there is refused, and a
+call that finds its own run finished changes nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import record
+from distill.config import RunConfig, load
+from distill.errors import MismatchError
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What every stage of a run is given.
+
+    Attributes:
+        config: the resolved config.
+        out: the run directory.
+        device: where teacher and student run.
+        say: told one sentence at a time.
+        progress: told `(stage, done, total, note)`.
+    """
+
+    config: RunConfig
+    out: Path
+    device: torch.device
+    say: Say
+    progress: Progress
+
+    @property
+    def signals(self) -> Path:
+        """Where the teacher's signals are: the run's own place, or one shared between runs."""
+        return Path(self.config.signal.path) if self.config.signal.path else self.out / "signals"
+
+
+class Notes:
+    """`eval.json`: figures added as they are measured, on disk at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values = record.read_json(path)
+
+    def add(self, **figures: Any) -> None:
+        """Add or replace figures."""
+        self.values.update(figures)
+        record.write_json(self.path, self.values)
+
+
+def claim(out: Path, config: RunConfig, text: str) -> dict[str, Any] | None:
+    """Take `out` for this config; return its manifest when the run there is finished and intact.
+
+    Args:
+        out: the run directory, which need not exist.
+        config: the resolved config.
+        text: the same as YAML, to be kept as `config.yaml`.
+
+    Raises:
+        MismatchError: another config ran there, or a finished run was changed since.
+    """
+    kept = out / "config.yaml"
+    if kept.is_file():
+        differs = _differences(asdict(load(kept)), asdict(config))
+        if differs:
+            raise MismatchError(
+                f"{out} holds a run with another config ({'; '.join(differs[:3])}); choose another "
+                "--out, or delete that directory."
+            )
+    else:
+        record.write_text(kept, text)
+    manifest = record.read_json(out / "manifest.json")
+    changed = record.changed(out, manifest) if manifest else []
+    if changed:
+        raise MismatchError(
+            f"{out} was finished, but {', '.join(changed)} changed since; restore it, or delete "
+            "manifest.json there to finish the run anew."
+        )
+    return manifest or None
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    """Return `key: old there, new here` for every setting that differs."""
+    found = []
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            found += _differences(old[key], value, f"{path}{key}.")
+        elif old.get(key) != value:
+            found.append(f"{path}{key}: {old.get(key)} there, {value} here")
+    return found
