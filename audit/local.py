@@ -97,16 +97,21 @@ class LocalModel:
         """Load from `path`.
 
         Raises:
-            AuditError: the files are damaged or no causal language model.
+            AuditError: the files are damaged, incomplete, or no causal language model.
         """
         try:
-            self.model = transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, local_files_only=True
+            self.model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, local_files_only=True, output_loading_info=True
             )
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         except Exception as error:  # transformers raises whatever its readers raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise AuditError(f"cannot load the model in {path}: {first}") from error
+        if found["missing_keys"]:  # transformers would go on with random numbers in their place
+            raise AuditError(
+                f"cannot load the model in {path}: its files hold no "
+                f"{sorted(found['missing_keys'])[0]}; get them again."
+            )
         self.model.to(device).eval()
         self.device = device
 

@@ -44,14 +44,15 @@ def beyond_runs(value: float, controls: Sequence[float]) -> float | None:
 
     Student's t with the spread between control runs as its yardstick,
     t = (value - mean) / (s sqrt(1 + 1/m)) on m - 1 degrees of freedom (Crawford and Howell, 1998).
-    It assumes that runs from different seeds scatter normally. None with fewer than two controls.
+    It assumes that runs from different seeds scatter normally. None with fewer than two controls,
+    or when they do not scatter at all.
     """
     m = len(controls)
     if m < 2:
         return None
     spread = float(np.std(controls, ddof=1))
     excess = value - float(np.mean(controls))
-    if spread == 0:
+    if spread <= 1e-12 * max(map(abs, controls)):  # equal but for rounding
         return 1.0 if excess <= 0 else None
     return float(stats.t.sf(excess / (spread * math.sqrt(1 + 1 / m)), m - 1))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audit import evidence, responses, strict_yaml
-from audit.attest import digest, file_digest
+from audit.attest import digest, file_digest, tree_digest
 from audit.config import AuditConfig
 from audit.errors import AuditError, InputError
 from audit.evidence import Controls, Material, NotRun, Power, ProbeResult, Report, Suspect, Verdict
@@ -85,6 +85,7 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     suspect = next(party for party in parties if party.role == "suspect")
     prompts, prompts_material = _prompts(config, suspect)
     materials = [*_materials(parties), *prompts_material]
+    _refuse_twins(materials)
     key = digest([asdict(config), [asdict(material) for material in materials], _version()])
     kept = _kept(out, key)
     if kept is not None:
@@ -183,11 +184,28 @@ def file_digest_of(path: Path) -> str:
 
 
 def _materials(parties: Sequence[Party]) -> list[Material]:
+    """Return a line for every file or directory the audit reads of the parties."""
     rows = []
     for party in parties:
         what = "answers" if party.files is None else "weights"
         rows.append(Material(name=party.name, kind=f"{party.role}: {what}", sha256=party.sha256()))
+        if party.files is not None and party.files.start is not None:
+            kind, sha256 = f"{party.role}: starting checkpoint", tree_digest(party.files.start)
+            rows.append(Material(name=party.name, kind=kind, sha256=sha256))
     return rows
+
+
+def _refuse_twins(materials: Sequence[Material]) -> None:
+    """Refuse one model under two names: as a second control it would shrink the spread of runs."""
+    seen: dict[str, str] = {}
+    for row in materials:
+        if row.kind.startswith(("control", "reference")) and not row.kind.endswith("checkpoint"):
+            if row.sha256 in seen:
+                raise InputError(
+                    f"{seen[row.sha256]} and {row.name} are the same model; every control and "
+                    "reference has to be one of its own."
+                )
+            seen[row.sha256] = row.name
 
 
 class _Desk:
@@ -226,6 +244,12 @@ class _Desk:
         from audit import local
 
         assert party.files is not None
+        empty = [prompt.id for prompt in self.prompts if not prompt.prompt]
+        if empty:
+            raise InputError(
+                f"prompt {empty[0]!r} is empty; {party.name} is a model and needs a text to go "
+                "on from, or give its answers as a .jsonl file."
+            )
         stage, total = f"asking {party.name}", len(self.prompts)
         done = 0
 
@@ -322,6 +346,8 @@ def _questions(
     """Return the suspect's questions, one a teacher, and the controls' in the suspect's place."""
     teachers = [party.name for party in parties if party.role == "teacher"]
     controls = [party.name for party in parties if party.role == "control"]
+    if len(controls) < 2:  # a lone control has no other control to be compared with
+        controls = []
     asked = {
         model: [
             Question(
@@ -333,8 +359,6 @@ def _questions(
         ]
         for model in ("suspect", *controls)
     }
-    if len(controls) < 2:  # a lone control has no other control to be compared with
-        controls = []
     return asked["suspect"], [question for name in controls for question in asked[name]]
 
 
@@ -467,7 +491,8 @@ def _versions() -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        # A lone surrogate in an answer, which UTF-8 cannot carry, becomes its JSON escape.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

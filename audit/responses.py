@@ -6,6 +6,7 @@ collected itself. Other keys are allowed and ignored; `document` groups prompts 
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ def read(path: Path) -> list[Response]:
     """
     rows: list[Response] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    # Not splitlines(), which also cuts at U+2028 and U+0085; both may stand inside JSON texts.
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         row = _row(path, number, line)
@@ -56,7 +58,8 @@ def write(path: Path, rows: Iterable[Response]) -> None:
     """Write answers to `path`, which gets its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    # A lone surrogate, which UTF-8 cannot carry, is written as its JSON escape.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         for row in rows:
             line = {"id": row.id, "prompt": row.prompt, "response": row.response}
             stream.write(json.dumps({**line, "document": row.document}, ensure_ascii=False) + "\n")
@@ -75,7 +78,7 @@ def _text(path: Path) -> str:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
         ) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
     if not text.strip():
         raise InputError(f"{path} is empty; it should hold one answer a line.")

@@ -2,7 +2,8 @@
 
 Silently ignored keys are the commonest way to run something other than what one meant, so nothing
 is ignored: unknown keys name their nearest neighbour, duplicates are refused, and `1e-3` is a
-number although YAML 1.1 reads it as text. Values are checked by pydantic in strict mode.
+number although YAML 1.1 reads it as text; a date is a text. Values are checked by pydantic in
+strict mode.
 """
 
 import difflib
@@ -22,13 +23,23 @@ T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
+_FLOAT_TAG, _DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads `1e-3` as a float."""
+    """SafeLoader that also reads `1e-3` as a float, and leaves a date the text it is."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes a text which `_Loader` would read as a float."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [resolver for resolver in resolvers if resolver[0] != _DATE_TAG]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789"))
+_Dumper.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+0123456789"))
 
 
 def load(
@@ -66,7 +77,7 @@ def load(
 def dump(value: Any) -> str:
     """Return a config dataclass as YAML, every key explicit, in the order of its definition."""
     plain = json.loads(json.dumps(asdict(value)))
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -77,6 +88,11 @@ def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path, str]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}.") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{source}:{line}: not valid YAML: U+{error.character:04X} is not allowed."
+        ) from error
     if data is None:
         data = {}
     if not isinstance(data, dict):

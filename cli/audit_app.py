@@ -22,6 +22,7 @@ def main() -> None:
     audit probe --suspect runs/student --teacher T=DIR --control A=runs/a --control B=runs/b
     audit probe --suspect answers.jsonl --teacher T=t.jsonl --reference-model R=r.jsonl
     """
+    options.settle_libraries()
 
 
 @main.command()

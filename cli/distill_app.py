@@ -20,6 +20,7 @@ def main() -> None:
     distill init > run.yaml       a commented config to edit
     distill run run.yaml -s train.steps=500 --out runs/mine
     """
+    options.settle_libraries()
 
 
 _set = click.option(
@@ -90,7 +91,6 @@ def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None
     from distill.run import run as carry_out
 
     assert isinstance(config, RunConfig)
-    _silence_transformers()
     progress = Progress(quiet=quiet)
     outcome = carry_out(config, out, say=progress.say, progress=progress)
     if as_json:
@@ -136,13 +136,4 @@ def teacher(quiet: bool, verbose: bool) -> None:
         from cli.progress import Progress
         from distill.teachers import embedded
 
-        _silence_transformers()
         click.echo(embedded.ensure(Progress(quiet=quiet).say))
-
-
-def _silence_transformers() -> None:
-    """Keep other people's bars and advice out of this command's output."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()

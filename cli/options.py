@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 failed; 2 usage, config or input; 3 a finding at or above 
 4 insufficient evidence; 130 interrupted with state saved.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,6 +21,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 traceback = click.option(
     "-v", "--verbose", is_flag=True, help="Show the traceback of a failure, for a bug report."
 )
+
+
+def settle_libraries() -> None:
+    """Keep other libraries' bars and advice out of the output, and keep them off the network.
+
+    Said through the environment, so that nothing heavy is imported for it; what a user set stays.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def name_and_path(

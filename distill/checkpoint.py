@@ -44,7 +44,9 @@ class Checkpoints:
 
     def _read_pointer(self) -> dict[str, dict[str, object]]:
         try:
-            state: dict[str, dict[str, object]] = json.loads(self.pointer.read_text("utf-8"))
+            state = json.loads(self.pointer.read_text("utf-8"))
+            if not isinstance(state, dict):
+                raise ValueError("a pointer is an object")
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -69,8 +71,9 @@ class Checkpoints:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_in_place(self._file(slot), tensors, sync=sync)
-            text = json.dumps(state)
-            write_atomically(self.pointer, lambda p: p.write_text(text, encoding="utf-8"))
+            write_atomically(self.pointer, lambda p: _write_pointer(p, state, sync=sync))
+            if sync:
+                _sync(self.path)  # the renaming itself; only now may older slots be reused
         except OSError as error:
             raise StorageError(
                 f"cannot write a checkpoint to {self.path}: {error.strerror or error}; step "
@@ -135,6 +138,21 @@ def _write_in_place(path: Path, tensors: dict[str, torch.Tensor], *, sync: bool)
         if sync:
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _write_pointer(path: Path, state: dict[str, dict[str, object]], *, sync: bool) -> None:
+    path.write_text(json.dumps(state), encoding="utf-8")
+    if sync:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _safetensors_chunks(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | memoryview]:

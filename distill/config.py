@@ -40,7 +40,7 @@ class TextConfig:
     """What is read: `pydoc`, `prompts`, or paths of .txt, .md and .jsonl files."""
 
     sources: tuple[str, ...] = ("pydoc", "prompts")
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     sequence_length: Annotated[int, Field(ge=8)] = 256
 
     def __post_init__(self) -> None:

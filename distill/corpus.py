@@ -101,13 +101,14 @@ def _file(path: Path) -> list[Document]:
             f"text source {str(path)!r} is unknown; use pydoc, prompts, or a .txt, .md or "
             ".jsonl file."
         )
-    return [Document(id=path.name, text=read_text(path))]
+    return [Document(id=f"files/{path.name}", text=read_text(path))]
 
 
 def _jsonl(path: Path, key: str) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file; every one must hold the text `key`."""
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not splitlines: JSON allows U+2028 and its like inside a text, where they end no line.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -116,8 +117,18 @@ def _jsonl(path: Path, key: str) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
             raise InputError(f"{path}, line {number}: needs an object with a text {key!r}.")
+        if not _is_unicode(row[key]):
+            raise InputError(f"{path}, line {number}: holds half of a surrogate pair; repair it.")
         rows.append(row)
     return rows
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell what no encoding can carry
+        return False
+    return True
 
 
 def text_digest(documents: Sequence[Document]) -> str:
@@ -126,16 +137,20 @@ def text_digest(documents: Sequence[Document]) -> str:
 
 
 def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
-    """Return (training, held-out) documents; a document's side depends on its name alone.
+    """Return (training, held-out) documents, the share `held_out` of each source set aside.
+
+    Which ones is decided by the hash of their names, so neither their order nor a seed matters.
 
     Raises:
         InputError: one side is empty.
     """
-    train: list[Document] = []
-    held: list[Document] = []
-    for document in documents:
-        place = int.from_bytes(hashlib.sha256(document.id.encode()).digest()[:4]) / 2**32
-        (held if place < held_out else train).append(document)
+    held_ids: set[str] = set()
+    for source in dict.fromkeys(_source(document) for document in documents):
+        ids = [document.id for document in documents if _source(document) == source]
+        ids.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+        held_ids.update(ids[: round(held_out * len(ids))])
+    train = [document for document in documents if document.id not in held_ids]
+    held = [document for document in documents if document.id in held_ids]
     if not train or not held:
         side = "training" if not train else "held-out"
         raise InputError(
@@ -145,6 +160,11 @@ def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document
     return train, held
 
 
+def _source(document: Document) -> str:
+    """Return the part of a document's name that all documents of its source share."""
+    return document.id.partition("/")[0]
+
+
 def pack(documents: Sequence[Document], tokenizer: Any, length: int) -> Windows:
     """Join the tokenised documents, each opened by the begin token, and cut windows of `length`.
 
@@ -152,8 +172,13 @@ def pack(documents: Sequence[Document], tokenizer: Any, length: int) -> Windows:
     same context, and the first token of a document is never a target.
 
     Raises:
-        InputError: the text is shorter than one window.
+        InputError: the text is shorter than one window, or the tokenizer has no begin token.
     """
+    if tokenizer.bos_token_id is None:
+        raise InputError(
+            "the teacher's tokenizer names no begin token; add bos_token to its "
+            "tokenizer_config.json."
+        )
     tokens: list[int] = []
     sizes: list[float] = []
     for document in documents:
@@ -182,7 +207,7 @@ def _byte_sizes(ids: Sequence[int], text: str) -> list[float]:
 
 def evenly(count: int, limit: int) -> npt.NDArray[np.int64]:
     """Return at most `limit` of `count` indices, spread evenly from first to last."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))
+    return np.unique(np.linspace(0, max(count - 1, 0), min(count, limit)).round().astype(np.int64))
 
 
 def passages(
@@ -190,21 +215,34 @@ def passages(
 ) -> list[Passage]:
     """Cut held-out documents into prompts and their true continuations, in tokens.
 
-    Passages of one document do not overlap; when there are more than `count`, they are taken
-    evenly over all documents.
+    Passages of one document do not overlap. When there are more than `count`, documents take
+    turns, so that no long document speaks for all.
     """
-    cut: list[Passage] = []
     size = prompt + continuation
-    for document in documents:
-        ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
-        for start in range(0, len(ids) - size + 1, size):
-            middle = start + prompt
-            cut.append(
-                Passage(
-                    id=f"{document.id}#{start}",
-                    document=document.id,
-                    prompt=tokenizer.decode(ids[start:middle]),
-                    response=tokenizer.decode(ids[middle : start + size]),
-                )
-            )
-    return [cut[i] for i in evenly(len(cut), count)] if cut else []
+    texts = {
+        document.id: tokenizer(document.text, add_special_tokens=False)["input_ids"]
+        for document in documents
+    }
+    room = {name: len(ids) // size for name, ids in texts.items()}
+    taken = _in_turns(room, count)
+    return [
+        Passage(
+            id=f"{name}#{start}",
+            document=name,
+            prompt=tokenizer.decode(ids[start : start + prompt]),
+            response=tokenizer.decode(ids[start + prompt : start + size]),
+        )
+        for name, ids in texts.items()
+        for start in (evenly(room[name], taken[name]) * size).tolist()
+    ]
+
+
+def _in_turns(room: dict[str, int], count: int) -> dict[str, int]:
+    """Share `count` places among names, one each in turn, none beyond its room."""
+    taken = dict.fromkeys(room, 0)
+    while count > 0 and any(taken[name] < most for name, most in room.items()):
+        for name, most in room.items():
+            if count > 0 and taken[name] < most:
+                taken[name] += 1
+                count -= 1
+    return taken

@@ -39,7 +39,7 @@ class Lesson:
         head_VT: float32 output head, which turns held-out states into logits.
         train: signals on the training windows; None for a control.
         held: exact signals on the held-out windows.
-        answers: rows of `form` (chat or text), `prompt` and `teacher`.
+        answers: rows of `prompt` and `teacher`, its continuation.
     """
 
     name: str
@@ -134,11 +134,14 @@ def _train_signals(session: Session, teacher: LocalTeacher, text: Text, held_key
 
 
 def _answers(session: Session, teacher: LocalTeacher, text: Text) -> list[dict[str, str]]:
-    """Return the teacher's greedy answers: half to chat prompts, half going on with passages."""
+    """Return how the teacher goes on: half from held-out prompts, half from held-out passages.
+
+    Prompts are put as plain text, because the student has never seen a chat template.
+    """
     wanted = session.config.evaluate
-    asked = [{"form": "chat", "prompt": prompt} for prompt in text.prompts[: wanted.samples // 2]]
+    asked = [{"prompt": prompt + "\n\n"} for prompt in text.prompts[: wanted.samples // 2]]
     few = corpus.evenly(len(text.passages), wanted.samples - len(asked))
-    asked += [{"form": "text", "prompt": text.passages[i].prompt} for i in few]
+    asked += [{"prompt": text.passages[i].prompt} for i in few]
     path = session.signals / "answers.json"
     key = digest([teacher.sha256, asked, wanted.sample_tokens])
     kept = record.read_json(path)
@@ -146,11 +149,7 @@ def _answers(session: Session, teacher: LocalTeacher, text: Text) -> list[dict[s
         session.say(f"asking the teacher {len(asked)} held-out prompts")
         for row in asked:
             row["teacher"] = answer(
-                teacher.model,
-                teacher.tokenizer,
-                row["prompt"],
-                wanted.sample_tokens,
-                chat=row["form"] == "chat",
+                teacher.model, teacher.tokenizer, row["prompt"], wanted.sample_tokens
             )
         kept = {"key": key, "answers": asked}
         record.write_json(path, kept)

@@ -201,9 +201,8 @@ def _evaluate(
     limit = session.config.evaluate.sample_tokens
     samples = []
     for number, row in enumerate(taught.answers, 1):
-        chat = row["form"] == "chat"
-        text_of_student = answer(model, tokenizer, row["prompt"], limit, chat=chat)
-        samples.append({"id": f"sample-{number}", **row, "student": text_of_student})
+        continued = answer(model, tokenizer, row["prompt"], limit)
+        samples.append({"id": f"sample-{number}", **row, "student": continued})
     # A control's held-out signals were captured by the student's run, and are in its bill.
     captured = taught.held.seconds + taught.train.seconds if taught.train else 0.0
     notes.add(

@@ -66,7 +66,7 @@ class Store:
         try:
             index = json.loads(self.index_path.read_text(encoding="utf-8"))
             found, shards = index["key"], index["shards"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{self.index_path} cannot be read; delete {self.path} to capture again."
             ) from error

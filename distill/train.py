@@ -96,11 +96,13 @@ class Trainer:
         """Take back a `state`."""
         model = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         self.model.load_state_dict(model, strict=True)
+        # Fused AdamW counts its steps where it computes; the plain loop counts on the host.
+        counts_on = self.device if devices.has_fused_adamw(self.device) else torch.device("cpu")
         for name, parameter in self.model.named_parameters():
             prefix = f"optimizer.{name}."
             self.optimizer.state[parameter] = {
                 key.removeprefix(prefix): value.to(
-                    "cpu" if key.endswith(".step") and value.dim() == 0 else self.device
+                    counts_on if key == f"{prefix}step" else self.device
                 )
                 for key, value in tensors.items()
                 if key.startswith(prefix)

@@ -98,3 +98,12 @@ def describe(device: torch.device) -> dict[str, str | int]:
 def has_fused_adamw(device: torch.device) -> bool:
     """Tell whether torch's fused AdamW serves this device; elsewhere the plain loop does."""
     return device.type in ("cpu", "cuda")
+
+
+def has_grouped_experts(device: torch.device) -> bool:
+    """Tell whether transformers' grouped product over experts serves this device.
+
+    It counts tokens with an integer histogram, which torch_npu documents for floats alone, and
+    its product has no kernel there; the plain loop over experts runs everywhere.
+    """
+    return device.type in ("cpu", "cuda")

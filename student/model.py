@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
+from student import device as devices
 from student.config import StudentConfig
 
 
@@ -66,6 +67,8 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DeepseekV3ForCausalLM(transformers_config(config, vocabulary))
+    if not devices.has_grouped_experts(device):
+        model.set_experts_implementation("eager")
     return model.to(device)
 
 

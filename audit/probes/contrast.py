@@ -65,6 +65,8 @@ def examine(
             f"only {len(usable)} prompts are answered by all models; {min_prompts} are needed",
             f"{min_prompts} prompts answered by all models",
         )
+    if len(answers) == 1:  # nobody to be centred over, nor to be ranked among
+        return _insufficient(len(usable), "no reference model was given", _references(alpha))
     centred = _centred_similarity(
         {name: [rows[i] for i in usable] for name, rows in answers.items()},
         [teacher[i] for i in usable],
@@ -145,12 +147,11 @@ def _centred_similarity(
 
 
 def _decide(p_value: float, references: int, alpha: float) -> tuple[Verdict, str, str]:
-    needed = references_needed(alpha)
-    if references < needed:
+    if references < references_needed(alpha):
         return (
             Verdict.INSUFFICIENT,
             f"{references} reference models allow no p-value below {1 / (references + 1):.2f}",
-            f"{needed} reference models, for p <= {alpha:g}",
+            _references(alpha),
         )
     if p_value > alpha:
         return (
@@ -163,6 +164,10 @@ def _decide(p_value: float, references: int, alpha: float) -> tuple[Verdict, str
         "it resembles the teacher more than the references do; text alone is not taken further",
         "a probe of weights, or measured error rates for this one",
     )
+
+
+def _references(alpha: float) -> str:
+    return f"{references_needed(alpha)} reference models, for p <= {alpha:g}"
 
 
 def _insufficient(n: int, reason: str, need: str) -> ProbeResult:

@@ -8,6 +8,7 @@ and its hidden characters are shown, without the template asking for it.
 import base64
 import hashlib
 import math
+import re
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, PrefixLoader, StrictUndefined
@@ -74,8 +75,17 @@ def p_value(value: float | None) -> Markup:
     return Markup('<data value="{}">{:.3f}</data>').format(repr(value), value)
 
 
+_BLANK = re.compile(r"(?:[ \t]*\n){4,}")
+
+
 def clip(text: str, length: int) -> str:
-    """Return `text` cut to `length` characters, saying how many are left out."""
+    """Return `text` cut to `length` characters, saying how many are left out.
+
+    Blank lines in a row, which an untrained model writes by the page, are counted instead.
+    """
+    text = _BLANK.sub(
+        lambda match: f"\n\u27e8{match[0].count(chr(10)) - 1} blank lines\u27e9\n", text
+    )
     if len(text) <= length:
         return text
     left = len(text) - length

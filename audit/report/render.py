@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from audit.attest import digest
-from audit.evidence import Finding, NotRun, Power, ProbeResult, Report, Verdict, to_json
+from audit.evidence import Finding, NotRun, ProbeResult, Report, Verdict, to_json
 from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip_plot
 from audit.report.frame import MOST_BYTES, environment
 
@@ -94,7 +94,6 @@ def _draw(report: Report, room: Room) -> str:
         strength=strength,
         deciding=deciding,
         would_change=would_change,
-        would_need=would_need,
         drawings=drawings,
         setting=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False),
     )
@@ -119,13 +118,16 @@ def strength(log10_lr: float | None) -> str:
 
 
 def deciding(finding: Finding) -> ProbeResult | None:
-    """Return the probe whose score the finding carries, for its interval and unit."""
+    """Return the probe whose score the finding carries: it knows how many models were ranked."""
     scored = [probe for probe in finding.probes if probe.score is not None]
     return next((probe for probe in scored if probe.score == finding.score), None)
 
 
 def would_change(finding: Finding, not_run: Sequence[NotRun]) -> str:
-    """Return what further evidence could move the verdict of `finding`."""
+    """Return what further evidence could move the verdict of `finding`, its probe's need first."""
+    probe = deciding(finding)
+    # A finding held back after its probe had spoken needs something else than the probe does.
+    need = probe.would_need if probe and probe.verdict is finding.verdict else ""
     match finding.verdict:
         case Verdict.SUPPORTED:
             said = (
@@ -140,12 +142,9 @@ def would_change(finding: Finding, not_run: Sequence[NotRun]) -> str:
         case Verdict.INSUFFICIENT:
             said = "The material that the probes below say they lacked."
     waiting = ", ".join(item.probe for item in not_run)
-    return f"{said} Not run so far: {waiting}." if waiting else said
-
-
-def would_need(probe: ProbeResult, power: Sequence[Power]) -> list[str]:
-    """Return what an insufficient `probe` would need, as far as the report knows."""
-    return [row.note for row in power if row.probe == probe.probe and row.note]
+    first = f"{need[:1].upper()}{need[1:]}. " if need else ""
+    last = f" Not run so far: {waiting}." if waiting else ""
+    return f"{first}{said}{last}"
 
 
 def drawings(probe: ProbeResult) -> list[tuple[str, Markup]]:

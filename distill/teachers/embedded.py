@@ -82,7 +82,7 @@ def _intact(target: Path) -> bool:
     try:
         note = json.loads((target / "source.json").read_text(encoding="utf-8"))
         return file_digest(target / "model.safetensors") == note["weights_sha256"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -75,14 +75,9 @@ class LocalTeacher:
 
 
 @torch.inference_mode()
-def answer(model: Any, tokenizer: Any, prompt: str, max_tokens: int, *, chat: bool) -> str:
-    """Return what a model greedily adds to `prompt`, asked as a chat turn or as plain text."""
-    if chat and tokenizer.chat_template:
-        turn = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    else:
-        text = prompt
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(model.device)
+def answer(model: Any, tokenizer: Any, prompt: str, max_tokens: int) -> str:
+    """Return what a model greedily adds to the plain text `prompt`."""
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
     out = model.generate(
         **ids, do_sample=False, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id
     )

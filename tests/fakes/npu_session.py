@@ -8,12 +8,9 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from distill.config import OptimizerConfig, RunConfig, TextConfig, TrainConfig
-from distill.corpus import Windows
-from distill.signals import Sparse, sparsify
 from distill.train import Trainer
 from student import device as devices
 from student.balance import routers
@@ -21,8 +18,9 @@ from student.config import presets
 from student.errors import DeviceError
 from student.model import Vocabulary, build
 from tests.fakes import npu_sim
+from tests.fakes.lessons import random_signal, random_windows
 
-VOCAB, WINDOWS, LENGTH, STEPS = 61, 12, 16, 5
+VOCAB, LENGTH, STEPS = 61, 16, 5
 CONFIG = RunConfig(
     dtype="float32",
     text=TextConfig(sequence_length=LENGTH),
@@ -32,29 +30,12 @@ CONFIG = RunConfig(
 )
 
 
-def windows() -> Windows:
-    """Return seeded random text; every seventh target does not count."""
-    tokens = np.random.default_rng(0).integers(3, VOCAB, (WINDOWS, LENGTH + 1), dtype=np.int32)
-    weights = np.ones((WINDOWS, LENGTH), dtype=np.float32)
-    weights[:, ::7] = 0
-    return Windows(tokens=tokens, weights=weights, sizes=np.ones((WINDOWS, LENGTH)))
-
-
-def signal() -> Sparse:
-    """Return what a seeded random teacher says of the text, on the CPU."""
-    generator = torch.Generator().manual_seed(1)
-    logits = 2 * torch.randn(WINDOWS * LENGTH, VOCAB, generator=generator)
-    return sparsify(logits, head=8, tail=4, generator=generator)
-
-
 def trainer(device: torch.device, dtype: str) -> Trainer:
     """Return a trainer whose student is on `device`."""
     vocabulary = Vocabulary(size=VOCAB, bos=0, eos=1, pad=2)
     model = build(CONFIG.student, vocabulary, seed=0, device=device)
-    # The grouped matrix product has no kernel on npu, and transformers feeds histc integers on
-    # every device but the CPU; the loop over experts is what runs everywhere.
-    model.set_experts_implementation("eager")
-    return Trainer(model, replace(CONFIG, dtype=dtype), windows(), signal())
+    windows = random_windows(12, LENGTH, VOCAB)
+    return Trainer(model, replace(CONFIG, dtype=dtype), windows, random_signal(windows, VOCAB))
 
 
 def losses(trained: Trainer) -> list[float]:
@@ -137,7 +118,7 @@ def main() -> None:
         "refusals": {
             "mixed devices": refusal(lambda: here + torch.ones(3)),
             "host index": refusal(lambda: here[torch.tensor([0, 2])]),
-            "float64": refusal(lambda: here.double()),
+            "float64": refusal(here.double),
             "complex64": refusal(lambda: torch.ones(3, dtype=torch.complex64).to(device)),
             "second device": refusal(lambda: devices.pick("npu:1")),
         },

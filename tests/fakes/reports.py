@@ -122,6 +122,7 @@ def insufficient() -> ProbeResult:
         null="Errors fall independently given the difficulty of the prompt.",
         unit="excess agreement on wrong answers",
         n_prompts=9,
+        would_need="about 40 prompts with a checkable wrong answer",
     )
 
 
@@ -136,8 +137,8 @@ def finding(
     if verdict is Verdict.INSUFFICIENT:
         return Finding(
             suspect=suspect, teacher=teacher, group=teacher, verdict=verdict, relation="",
-            reason="No probe had enough material.", score=None, rank=None, p_value=None,
-            p_adjusted=None, log10_lr=None, log10_lr_low=None, probes=(insufficient(),),
+            reason="No probe had enough material.", score=None, low=None, high=None, rank=None,
+            p_value=None, p_adjusted=None, log10_lr=None, log10_lr_low=None, probes=(insufficient(),),
         )  # fmt: skip
     high = verdict is Verdict.SUPPORTED
     return Finding(
@@ -150,6 +151,8 @@ def finding(
         else "Scores within the range of the reference models.",
         relation="distilled or served otherwise: not separated" if high else "no relation found",
         score=2.3 if high else 0.417,
+        low=1.912 if high else 0.031,
+        high=2.733 if high else 0.809,
         rank=1 if high else 14,
         p_value=0.0227 if high else 0.318,
         p_adjusted=0.0454 if high else 0.636,

@@ -9,7 +9,7 @@ import pytest
 from audit.attest import digest
 from audit.evidence import Controls, Exhibit, Material, Verdict, from_json, to_json
 from audit.report.frame import MOST_BYTES, clip, figure, p_value, style
-from audit.report.render import SCALE, render, strength, tally
+from audit.report.render import SCALE, render, strength, tally, would_change
 from audit.report.reveal import reveal
 from tests.fakes import reports
 from tests.fakes.pages import (
@@ -60,7 +60,8 @@ def test_every_number_of_every_finding_appears(page):
     report = reports.report()
     shown = values(page)
     for finding in (*report.findings, *report.controls.findings):
-        for name in ("score", "rank", "p_value", "p_adjusted", "log10_lr", "log10_lr_low"):
+        names = ("score", "low", "high", "rank", "p_value", "p_adjusted", "log10_lr")
+        for name in (*names, "log10_lr_low"):
             assert repr(dataclasses.asdict(finding)[name]) in shown
         for probe in finding.probes:
             numbers = [probe.score, probe.low, probe.high, probe.p_value, probe.n_prompts]
@@ -99,7 +100,17 @@ def test_each_verdict_has_a_word_and_what_would_change_it(verdict):
 def test_an_insufficient_probe_says_why_and_what_it_would_need(page):
     text = prose(page)
     assert "Why it is insufficient. Only 9 prompts have a checkable answer" in text
-    assert "What it would need. About 40 prompts with a checkable wrong answer." in text
+    assert "What it would need. about 40 prompts with a checkable wrong answer." in text
+
+
+def test_what_the_deciding_probe_needs_is_said_first():
+    probe = dataclasses.replace(reports.probe(Verdict.INCONCLUSIVE), would_need="more controls")
+    found = dataclasses.replace(reports.finding(probes=(probe,)), verdict=Verdict.INCONCLUSIVE)
+    assert would_change(found, ()).startswith("More controls. More reference models")
+    # The probe itself supported this one; what would change that is no help to the finding.
+    held_back = dataclasses.replace(probe, verdict=Verdict.SUPPORTED)
+    found = dataclasses.replace(found, probes=(held_back,))
+    assert would_change(found, ()).startswith("More reference models")
 
 
 def test_an_absent_number_is_named_and_never_zero():

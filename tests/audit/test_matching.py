@@ -1,0 +1,118 @@
+"""Controls are compared with the suspect fact by fact, from what their own runs recorded."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from audit.matching import matched
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "student": {"hidden_size": 32},
+    "train": {"steps": 6, "batch_size": 4},
+    "text": {"sources": ["t.jsonl"]},
+    "optimizer": {"learning_rate": 0.01},
+    "loss": {"forward_kl": 0.9, "cross_entropy": 0.1},
+}
+MANIFEST = {
+    "inputs": [
+        {"name": "t.jsonl", "kind": "text", "sha256": "aa"},
+        {"name": "w", "kind": "teacher weights", "sha256": "bb"},
+    ]
+}
+
+
+def written(path: Path, config: Any, manifest: Any = MANIFEST) -> Path:
+    path.mkdir()
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def control_config(**changes: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    config.update(seed=1, loss={"forward_kl": 0.0, "cross_entropy": 1.0})
+    for key, value in changes.items():
+        config[key] = value
+    return config
+
+
+@pytest.fixture
+def suspect(tmp_path: Path) -> Path:
+    return written(tmp_path / "suspect", CONFIG)
+
+
+def test_a_proper_control_matches_in_every_fact(suspect, tmp_path):
+    good, bad = matched(suspect, {"c": written(tmp_path / "c", control_config())})
+    assert good == ("c: same architecture, number of steps, text, optimizer; seed 1",)
+    assert bad == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": {"hidden_size": 64}}, "c: differs in architecture"),
+        ({"train": {"steps": 7, "batch_size": 4}}, "c: differs in number of steps"),
+        ({"text": {"sources": ["other.jsonl"]}}, "c: differs in text"),
+        ({"optimizer": {"learning_rate": 0.02}}, "c: differs in optimizer"),
+        ({"seed": 0}, "c: differs in seed, which must differ"),
+        ({"loss": {"forward_kl": 0.5, "cross_entropy": 0.5}}, "c: differs in teacher"),
+    ],
+)
+def test_what_a_control_does_not_share_is_named(suspect, tmp_path, changes, said):
+    good, bad = matched(suspect, {"c": written(tmp_path / "c", control_config(**changes))})
+    assert len(bad) == 1 and bad[0].startswith(said)
+    assert said.removeprefix("c: differs in ") not in good[0].partition(";")[0]
+
+
+def test_a_text_of_the_same_name_and_other_contents_does_not_match(suspect, tmp_path):
+    other = {"inputs": [{"name": "t.jsonl", "kind": "text", "sha256": "cc"}]}
+    _, bad = matched(suspect, {"c": written(tmp_path / "c", control_config(), other)})
+    assert bad == ("c: differs in contents of the text",)
+
+
+def test_each_control_is_judged_for_itself(suspect, tmp_path):
+    runs = {
+        "a": written(tmp_path / "a", control_config()),
+        "b": written(tmp_path / "b", control_config(seed=0)),
+    }
+    good, bad = matched(suspect, runs)
+    assert [line.partition(":")[0] for line in good] == ["a", "b"]
+    assert [line.partition(":")[0] for line in bad] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("config", "manifest"),
+    [
+        (None, MANIFEST),
+        ("a text", MANIFEST),
+        ({"seed": 1}, MANIFEST),
+        (control_config(loss=None), MANIFEST),
+        (control_config(), {}),
+        (control_config(), []),
+        (control_config(), {"inputs": [{"kind": "text"}]}),
+    ],
+)
+def test_a_broken_record_is_no_record(suspect, tmp_path, config, manifest):
+    good, bad = matched(suspect, {"c": written(tmp_path / "c", config, manifest)})
+    assert good == ("c: no record of its training, so what it shares is not known",)
+    assert bad == ()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "manifest.json"])
+def test_a_record_that_cannot_be_parsed_is_no_record(suspect, tmp_path, name):
+    run = written(tmp_path / "c", control_config())
+    (run / name).write_text("{ [")
+    assert "no record" in matched(suspect, {"c": run})[0][0]
+
+
+def test_without_a_run_nothing_is_known(suspect, tmp_path):
+    run = written(tmp_path / "c", control_config())
+    assert "no record" in matched(None, {"c": run})[0][0]
+    assert "no record" in matched(suspect, {"c": None})[0][0]
+    assert "no record" in matched(suspect, {"c": tmp_path})[0][0]
+    assert matched(suspect, {}) == ((), ())

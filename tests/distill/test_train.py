@@ -1,0 +1,234 @@
+"""A run is a function of its config: cut anywhere and resumed, it takes the same steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distill import corpus
+from distill.checkpoint import Checkpoints
+from distill.config import LossConfig, OptimizerConfig, RunConfig, TextConfig, TrainConfig
+from distill.errors import DistillError
+from distill.signals import sparsify
+from distill.teachers.local import LocalTeacher
+from distill.train import Trainer, batch_at, learning_rate, run
+from student.config import presets
+from student.model import Vocabulary, build
+from tests.fakes.lessons import random_signal, random_windows
+from tests.fakes.teachers import tiny_config
+
+CPU = torch.device("cpu")
+VOCAB, LENGTH, COUNT = 61, 16, 10
+CONFIG = RunConfig(
+    device="cpu",
+    dtype="float32",
+    text=TextConfig(sequence_length=LENGTH),
+    student=presets()["tiny"],
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
+    train=TrainConfig(steps=7, batch_size=4),
+)
+WINDOWS = random_windows(COUNT, LENGTH, VOCAB)
+
+
+def trainer(config: RunConfig = CONFIG, *, taught: bool = True, device=CPU) -> Trainer:
+    vocabulary = Vocabulary(size=VOCAB, bos=0, eos=1, pad=2)
+    model = build(config.student, vocabulary, seed=config.seed, device=device)
+    return Trainer(model, config, WINDOWS, random_signal(WINDOWS, VOCAB) if taught else None)
+
+
+def window_numbers(step: int, seed: int = 0, size: int = 4) -> list[int]:
+    """Return which windows a batch holds, told by their places in the store."""
+    places = batch_at(WINDOWS, step, size=size, seed=seed).rows_N.reshape(size, LENGTH)
+    assert torch.equal(places, places[:, :1] + torch.arange(LENGTH))
+    return (places[:, 0] // LENGTH).tolist()
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    assert window_numbers(3) == window_numbers(3)
+    order = [[n for step in range(1, 6) for n in window_numbers(step, seed)] for seed in (0, 1)]
+    assert order[0] != order[1]
+
+
+def test_every_window_comes_once_an_epoch_and_epochs_differ():
+    # Ten windows in batches of four: an epoch ends in the middle of a batch.
+    stream = [number for step in range(1, 11) for number in window_numbers(step)]
+    epochs = [stream[start : start + COUNT] for start in range(0, len(stream), COUNT)]
+    assert len(epochs) == 4
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_batch_larger_than_the_text_repeats_it():
+    assert sorted(window_numbers(1, size=25)) == sorted(
+        2 * list(range(10)) + window_numbers(1, size=25)[20:]
+    )
+
+
+def test_a_batch_holds_inputs_next_tokens_and_what_counts():
+    batch = batch_at(WINDOWS, 2, size=4, seed=0)
+    chosen = window_numbers(2)
+    assert batch.inputs_BS.tolist() == WINDOWS.tokens[chosen, :-1].tolist()
+    assert batch.labels_N.tolist() == WINDOWS.tokens[chosen, 1:].reshape(-1).tolist()
+    assert batch.kept_M.tolist() == np.flatnonzero(WINDOWS.weights[chosen].reshape(-1)).tolist()
+    assert 0 < len(batch.kept_M) < batch.labels_N.numel()
+    assert batch.inputs_BS.dtype == batch.labels_N.dtype == batch.kept_M.dtype == torch.int64
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_its_final_fraction():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    rates = [learning_rate(config, step, 1000) for step in range(1, 1001)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert max(rates) == pytest.approx(1.0, abs=1e-3)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert rates[499] == pytest.approx(0.55, abs=5e-3)
+
+
+def test_without_warm_up_the_first_step_has_the_peak_rate():
+    config = OptimizerConfig(learning_rate=0.5, warmup_steps=0)
+    assert learning_rate(config, 1, 10) == 0.5
+
+
+def test_the_optimizer_is_given_the_scheduled_rate():
+    trained = trainer()
+    rates = [
+        (row["learning_rate"], trained.optimizer.param_groups[0]["lr"]) for row in trained.steps(1)
+    ]
+    expected = [learning_rate(CONFIG.optimizer, step, 7) for step in range(1, 8)]
+    assert rates == [(rate, rate) for rate in expected]
+
+
+def test_two_runs_of_one_config_are_equal_bit_for_bit():
+    first, second = trainer(), trainer()
+    losses = [[row["loss"] for row in t.steps(1)] for t in (first, second)]
+    assert losses[0] == losses[1]
+    assert_equal(first, second)
+
+
+def assert_equal(first: Trainer, second: Trainer) -> None:
+    left, right = first.state(), second.state()
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6])
+def test_steps_before_and_after_a_cut_are_those_of_an_uncut_run(tmp_path, cut):
+    whole = trainer()
+    expected = [row["loss"] for row in whole.steps(1)]
+    first = trainer()
+    steps = first.steps(1)
+    taken = [next(steps)["loss"] for _ in range(cut)]
+    Checkpoints(tmp_path, sync_seconds=1e9).save(cut, first.state())
+    saved = Checkpoints(tmp_path, sync_seconds=1e9).load()
+    second = trainer(replace(CONFIG, seed=CONFIG.seed))
+    second.restore(saved.tensors)
+    taken += [row["loss"] for row in second.steps(saved.step + 1)]
+    assert taken == expected
+    assert_equal(second, whole)
+
+
+def test_the_state_holds_weights_bias_and_both_moments_of_every_parameter():
+    trained = trainer()
+    list(trained.steps(1))
+    found = trained.state()
+    names = [name for name, _ in trained.model.named_parameters()]
+    for name in names:
+        assert f"model.{name}" in found
+        assert {f"optimizer.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")} <= set(
+            found
+        )
+    bias = [t for name, t in found.items() if name.endswith("e_score_correction_bias")]
+    assert bias
+    assert all(t.any() for t in bias)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+def test_a_run_restored_on_an_accelerator_goes_on():
+    device = torch.accelerator.current_accelerator()
+    first = trainer(device=device)
+    steps = first.steps(1)
+    next(steps)
+    kept = {name: tensor.cpu() for name, tensor in first.state().items()}
+    second = trainer(device=device)
+    second.restore(kept)
+    expected = [row["loss"] for row in steps]
+    assert [row["loss"] for row in second.steps(2)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_row_tells_of_its_step():
+    rows = list(trainer().steps(1))
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    assert [row["tokens"] for row in rows] == [step * 4 * LENGTH for step in range(1, 8)]
+    for row in rows:
+        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"]
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
+        assert [sum(shares) for shares in row["expert_load"]] == pytest.approx([1.0])
+        assert row["gradient_norm"] > 0
+        assert row["seconds"] > 0
+
+
+def test_a_control_learns_from_the_text_alone():
+    config = replace(CONFIG, loss=LossConfig(forward_kl=0.0, cross_entropy=1.0))
+    rows = list(trainer(config, taught=False).steps(1))
+    assert all(row["kl"] is None for row in rows)
+    assert [row["loss"] for row in rows] == [row["cross_entropy"] for row in rows]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_weight_decay_is_for_matrices_alone():
+    groups = trainer().optimizer.param_groups
+    decays = [(g["weight_decay"], {min(p.ndim, 2) for p in g["params"]}) for g in groups]
+    assert decays == [(0.1, {2}), (0.0, {1})]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6, 7])])
+def test_a_run_records_every_step_and_keeps_the_state_when_due_and_at_the_end(every, kept):
+    config = replace(CONFIG, checkpoint=replace(CONFIG.checkpoint, every_steps=every))
+    events = []
+    run(
+        trainer(config),
+        first=1,
+        record=lambda row: events.append(("row", row["step"])),
+        keep=lambda step: events.append(("state", step)),
+    )
+    assert [step for kind, step in events if kind == "row"] == list(range(1, 8))
+    assert [step for kind, step in events if kind == "state"] == kept
+    for step in kept:
+        assert events.index(("row", step)) + 1 == events.index(("state", step))
+
+
+def test_a_run_goes_on_from_where_it_is_told_to():
+    steps = []
+    run(trainer(), first=6, record=lambda row: steps.append(row["step"]), keep=lambda step: None)
+    assert steps == [6, 7]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_kept():
+    broken = trainer()
+    with torch.no_grad():
+        broken.model.lm_head.weight[0, 0] = float("nan")
+    kept = []
+    with pytest.raises(DistillError, match="the loss became nan at step 1; lower"):
+        run(broken, first=1, record=kept.append, keep=kept.append)
+    assert kept == []
+
+
+def test_the_kl_to_a_tiny_teacher_falls(tmp_path):
+    config = tiny_config(tmp_path, train=TrainConfig(steps=40, batch_size=8))
+    teacher = LocalTeacher("tiny", tmp_path / "teacher", device=CPU, dtype=torch.float32)
+    train, _ = corpus.split(corpus.load(config.text.sources), config.text.held_out)
+    windows = corpus.pack(train, teacher.tokenizer, config.text.sequence_length)
+    with torch.inference_mode():
+        hidden = teacher.hidden(torch.from_numpy(windows.tokens[:, :-1]).long()).flatten(0, 1)
+        signal = sparsify(
+            hidden @ teacher.head_VT.t(),
+            head=config.signal.head,
+            tail=config.signal.tail,
+            generator=torch.Generator().manual_seed(0),
+        )
+    model = build(config.student, teacher.vocabulary(), seed=0, device=CPU)
+    kl = [row["kl"] for row in Trainer(model, config, windows, signal).steps(1)]
+    first, last = sum(kl[:3]) / 3, sum(kl[-3:]) / 3
+    assert last < 0.9 * first
