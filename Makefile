@@ -2,6 +2,7 @@
 # make test    every test
 # make lint    style, types, import directions
 # make bench   the benchmarks that exist, JSON under runs/bench
+# make campaign  interruptions and three seeds, an hour; results are recorded under docs/
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,7 +13,7 @@ SEEDS  := 1 2 3
 CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
 TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
 
-.PHONY: demo student $(CONTROLS) audit test lint bench install clean
+.PHONY: demo student $(CONTROLS) audit test lint bench campaign install clean
 
 demo: audit
 	@echo
@@ -58,5 +59,12 @@ bench: install
 	@mkdir -p runs/bench
 	$(BIN)/python tests/bench/cli.py --json runs/bench/cli.json
 
+campaign: install
+	@mkdir -p runs/campaign
+	$(BIN)/python tests/campaigns/interrupt.py --work runs/campaign/interrupt \
+	  --json runs/campaign/interrupt.json
+	$(BIN)/python tests/campaigns/three_seeds.py --work runs/campaign/seeds \
+	  --json runs/campaign/seeds.json
+
 clean:
-	rm -rf runs/demo runs/bench
+	rm -rf runs/demo runs/bench runs/campaign

@@ -13,15 +13,17 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from audit import strict_yaml
+from audit.errors import ConfigError
 from distill.errors import InputError
 from distill.resources import shipped
 from student.config import StudentConfig
+from student.errors import ConfigError as StudentConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -150,7 +152,10 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if path is None:
         path = shipped("presets/quickstart.yaml")
-    return strict_yaml.load(RunConfig, read_text(path), source=path.name, overrides=overrides)
+    try:
+        return strict_yaml.load(RunConfig, read_text(path), source=path.name, overrides=overrides)
+    except StudentConfigError as error:
+        raise ConfigError(f"{path.name}: student: {error}") from error
 
 
 def read_text(path: Path) -> str:

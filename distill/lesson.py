@@ -13,6 +13,7 @@ from audit.attest import digest
 from distill import capture, corpus, record
 from distill.config import RunConfig
 from distill.corpus import Passage, Windows
+from distill.errors import MismatchError
 from distill.session import Session
 from distill.store import Key, Store
 from distill.teachers.local import LocalTeacher, answer
@@ -116,6 +117,11 @@ def ask(session: Session, text: Text, teacher_path: Path) -> Lesson:
 def _train_signals(session: Session, teacher: LocalTeacher, text: Text, held_key: Key) -> Store:
     """Return the store of head and tail on the training windows, filled."""
     signal = session.config.signal
+    if signal.head >= teacher.vocab_size:
+        raise MismatchError(
+            f"signal.head is {signal.head}, but the teacher's vocabulary has only "
+            f"{teacher.vocab_size} tokens; choose fewer."
+        )
     dtype = devices.compute_dtype(session.device, session.config.dtype)
     settings = {
         "dtype": str(dtype).removeprefix("torch."),

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from student import device as devices
 from student.errors import WeightsError
 
 
@@ -59,6 +60,8 @@ def load(
             f"cannot load the model in {path}: its files hold no {missing[0]} "
             f"({len(missing)} of its tensors are missing)."
         )
+    if not devices.has_grouped_experts(device):
+        model.set_experts_implementation("eager")
     return model.to(device).eval()
 
 

@@ -1,11 +1,24 @@
 """Fixtures that several packages' tests share."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fakes.runs import Runs, tiny_runs
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def one_thread() -> Iterator[None]:
+    """One thread of torch: on a busy machine, threads of tiny products wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Runs:
     """A finished student with three controls; copy what a test changes."""
     return tiny_runs(tmp_path_factory.mktemp("runs"))

@@ -24,7 +24,7 @@ import audit.local
 from audit.attest import file_digest, tree_digest
 from audit.config import AuditConfig
 from audit.errors import AuditError, InputError
-from audit.evidence import Report, Verdict, from_json, json_schema, to_json
+from audit.evidence import Report, Verdict, from_json, json_schema
 from audit.population import holm
 from audit.probe import Outcome, probe
 from audit.report.render import render

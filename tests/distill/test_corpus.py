@@ -45,7 +45,8 @@ def test_sources_follow_each_other_in_the_order_given(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     found = corpus.load([str(tmp_path / name) for name in ("two.md", "rows.jsonl", "one.txt")])
     assert [d.text for d in found] == ["second", "third", "fourth", "first"]
-    assert [d.id for d in found] == ["files/two.md", "rows.jsonl/1", "rows.jsonl/2", "files/one.txt"]
+    names = ["files/two.md", "rows.jsonl/1", "rows.jsonl/2", "files/one.txt"]
+    assert [d.id for d in found] == names
 
 
 def test_a_source_that_cannot_be_read_is_named_with_the_reason(tmp_path):

@@ -79,6 +79,16 @@ def test_the_tail_is_drawn_outside_the_head():
     assert len(signal.tail_ids_NR.unique()) > VOCAB / 2
 
 
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
+def test_the_smallest_and_largest_uniform_number_draw_outside_the_head_too(monkeypatch, uniform):
+    falling = torch.linspace(3, -3, VOCAB)[None]  # the head is at the front
+    monkeypatch.setattr(
+        torch, "rand", lambda rows, draws, generator: torch.full((rows, draws), uniform)
+    )
+    drawn = sparsify(falling, head=HEAD, tail=TAIL, generator=generator(0)).tail_ids_NR
+    assert set(drawn.flatten().tolist()) <= set(range(HEAD, VOCAB))
+
+
 def test_mass_and_entropy_are_those_of_the_full_distribution():
     teacher = logits(rows=20)
     signal = sparsify(teacher, head=HEAD, tail=TAIL, generator=generator(0))
