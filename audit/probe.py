@@ -456,17 +456,17 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
 
 
 def _kept(out: Path, key: str) -> Report | None:
-    """Return the report in `out` if it answers this very question."""
-    path = out / "report.json"
-    if not path.is_file() or not (out / "report.html").is_file():
-        return None
+    """Return the report in `out` if it answers this very question and its page is beside it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads((out / "report.json").read_text(encoding="utf-8"))
         if data["settings"]["key"] != key:
             return None
-        return evidence.from_json(data)
-    except (ValueError, KeyError, TypeError):
+        report = evidence.from_json(data)
+        page = (out / "report.html").read_text(encoding="utf-8")
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    # A call that was killed between the two files leaves the page of another report.
+    return report if page == render(report) else None
 
 
 def _file_name(name: str) -> str:

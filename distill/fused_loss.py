@@ -15,8 +15,9 @@ import torch
 
 from distill.signals import Sparse
 
-# Elements of one tile of logits: 64 MiB in float32, large enough to feed the matrix units.
-TILE_ELEMENTS = 2**24
+# Elements of one tile of logits, 128 MiB in float32: the head's gradient is added to once a tile,
+# so few large tiles are quicker than many small ones.
+TILE_ELEMENTS = 2**25
 
 
 class Loss(NamedTuple):

@@ -17,7 +17,7 @@ from distill.checkpoint import Checkpoints
 from distill.config import LossConfig, RunConfig, load
 from distill.corpus import Passage
 from distill.errors import InputError, MismatchError
-from distill.evaluate import measure, measure_teacher
+from distill.evaluate import measure
 from distill.lesson import Lesson, Text
 from distill.page import render_run
 from distill.resources import shipped
@@ -127,12 +127,12 @@ def _start(session: Session, text: Text, taught: Lesson, tokenizer: Any, notes: 
     if "before" not in notes.values:
         began = time.perf_counter()
         held = store.read_hidden(taught.held)
-        before = measure(model, text.held, held, taught.head_VT)
-        teacher = measure_teacher(text.held, held, taught.head_VT, taught.held.seconds)
+        before, teacher = measure(model, text.held, held, taught.head_VT)
+        speed = taught.held.tokens / taught.held.seconds
         session.say(f"before: {_in_words(before.kl, before.top1_agreement)}")
         notes.add(
-            before=before.as_dict(),
-            teacher={"name": taught.name, **teacher},
+            before=asdict(before),
+            teacher={"name": taught.name, "tokens_per_second": speed, **asdict(teacher)},
             evaluation_seconds=time.perf_counter() - began,
         )
     signal = None if taught.train is None else store.read_sparse(taught.train)
@@ -196,7 +196,7 @@ def _evaluate(
 ) -> None:
     """Measure the finished student, let it answer, and split the time."""
     began = time.perf_counter()
-    after = measure(model, text.held, store.read_hidden(taught.held), taught.head_VT)
+    after, _ = measure(model, text.held, store.read_hidden(taught.held), taught.head_VT)
     session.say(f"after:  {_in_words(after.kl, after.top1_agreement)}")
     limit = session.config.evaluate.sample_tokens
     samples = []
@@ -206,7 +206,7 @@ def _evaluate(
     # A control's held-out signals were captured by the student's run, and are in its bill.
     captured = taught.held.seconds + taught.train.seconds if taught.train else 0.0
     notes.add(
-        after=after.as_dict(),
+        after=asdict(after),
         samples=samples,
         seconds={
             "capture": captured,

@@ -1,10 +1,12 @@
 """Fixtures that several packages' tests share."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fakes.runs import Runs, tiny_runs
+if TYPE_CHECKING:
+    from tests.fakes.runs import Runs
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> "Runs":
     """A finished student with three controls; copy what a test changes."""
+    from tests.fakes.runs import tiny_runs
+
     return tiny_runs(tmp_path_factory.mktemp("runs"))

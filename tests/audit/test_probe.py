@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 import numpy as np
@@ -367,7 +367,7 @@ def run_files(path: Path, *, vocabulary: str = "one", prompts: int = 24) -> Path
 class StandIn:
     """A model that answers with its own name, and likes the teacher's text if it is a student."""
 
-    asked: list[str] = []  # noqa: RUF012
+    asked: ClassVar[list[str]] = []
 
     def __init__(self, path: Path) -> None:
         self.name = path.parent.name if path.name == "student" else path.name

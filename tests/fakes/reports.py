@@ -138,7 +138,8 @@ def finding(
         return Finding(
             suspect=suspect, teacher=teacher, group=teacher, verdict=verdict, relation="",
             reason="No probe had enough material.", score=None, low=None, high=None, rank=None,
-            p_value=None, p_adjusted=None, log10_lr=None, log10_lr_low=None, probes=(insufficient(),),
+            p_value=None, p_adjusted=None, log10_lr=None, log10_lr_low=None,
+            probes=(insufficient(),),
         )  # fmt: skip
     high = verdict is Verdict.SUPPORTED
     return Finding(
