@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _SAME = {
     "architecture": ("config", "student"),
@@ -13,10 +13,15 @@ _SAME = {
 }
 
 
-def matched(
-    suspect: Path | None, controls: Mapping[str, Path | None]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (facts that match, facts that do not) between the suspect's run and its controls'.
+class Facts(NamedTuple):
+    """What suspect and controls share as they must, and where they differ though they must not."""
+
+    matched: tuple[str, ...]
+    unmatched: tuple[str, ...]
+
+
+def matched(suspect: Path | None, controls: Mapping[str, Path | None]) -> Facts:
+    """Compare the suspect's run with its controls'.
 
     A control must share architecture, steps, text and optimizer with the suspect, start from
     another seed, and have seen no teacher. Without a record a fact is neither: it is not known,
@@ -40,7 +45,7 @@ def matched(
             other.append("teacher: this control was trained with one")
         good.append(f"{name}: same {', '.join(same)}; seed {theirs['config']['seed']}")
         bad += [f"{name}: differs in {fact}" for fact in other]
-    return tuple(good), tuple(bad)
+    return Facts(matched=tuple(good), unmatched=tuple(bad))
 
 
 def _get(record: dict[str, Any], keys: tuple[str, ...]) -> Any:

@@ -6,21 +6,23 @@ an interrupted audit goes on, and one that is finished and unchanged is only rea
 
 import importlib.metadata
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from audit import evidence, responses, strict_yaml
-from audit.attest import digest, file_digest, tree_digest
+from audit import evidence, strict_yaml
+from audit.attest import digest
+from audit.collect import Desk
 from audit.config import AuditConfig
-from audit.errors import AuditError, InputError
-from audit.evidence import Controls, Material, NotRun, Power, ProbeResult, Report, Suspect, Verdict
+from audit.errors import AuditError
+from audit.evidence import Controls, NotRun, Power, ProbeResult, Report, Suspect, Verdict
 from audit.matching import matched
+from audit.parties import Party, gather, held_out_prompts
+from audit.parties import materials as materials_of
 from audit.population import references_needed, smallest_effect
 from audit.probes import contrast, logprob_shift
 from audit.probes.logprob_shift import Gains
@@ -28,14 +30,20 @@ from audit.report.render import render
 from audit.responses import Response
 from audit.verdict import Question, conclude
 
-if TYPE_CHECKING:
-    from audit.local import ModelFiles
-
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
 
 PACKAGES = ("spiritsafe", "numpy", "scikit-learn", "scipy", "torch", "transformers")
 
+PROPOSITIONS = (
+    "The suspect was trained on what the teacher wrote or on the probabilities it gave.",
+    "The suspect was not; what likeness there is comes from the text, the architecture and the "
+    "training it shares with the controls.",
+)
+CONTROLS = (
+    "Models trained the same way without the teacher, each tested in the suspect's place against "
+    "the others. A control that is SUPPORTED is a false finding."
+)
 LIMITS = (
     "A finding is about the models and texts listed under materials. It is no statement about a "
     "vendor, about intent, or about what any terms allow.",
@@ -61,31 +69,16 @@ class Outcome:
         return self.out / "report.html"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Party:
-    """One model or answers file of the audit: the suspect, a teacher, a control, a reference."""
-
-    name: str
-    role: str
-    path: Path
-    files: "ModelFiles | None"
-
-    def sha256(self) -> str:
-        """Return the digest of weights or answers."""
-        return file_digest(self.path) if self.files is None else self.files.sha256()
-
-
 def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: Progress) -> Outcome:
     """Carry out the audit `config` in the directory `out`.
 
     Raises:
         AuditError: and its kin; what was collected is kept.
     """
-    parties = _parties(config)
+    parties = gather(config)
     suspect = next(party for party in parties if party.role == "suspect")
-    prompts, prompts_material = _prompts(config, suspect)
-    materials = [*_materials(parties), *prompts_material]
-    _refuse_twins(materials)
+    prompts, prompts_material = held_out_prompts(config, suspect)
+    materials = [*materials_of(parties), *prompts_material]
     key = digest([asdict(config), [asdict(material) for material in materials], _version()])
     kept = _kept(out, key)
     if kept is not None:
@@ -93,34 +86,29 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
         return Outcome(out=out, report=kept, reused=True)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "audit.yaml", strict_yaml.dump(config))
-    desk = _Desk(config, out / "responses", prompts, progress)
+    desk = Desk(config, out / "responses", prompts, progress)
     answers = {party.name: desk.answers(party) for party in parties}
     gains, not_run = _gains(config, parties, prompts, answers, progress)
     questions, control_questions = _questions(config, parties, prompts, answers, gains)
     findings = conclude([*questions, *control_questions], alpha=config.alpha)
-    good, bad = matched(
+    facts = matched(
         None if suspect.files is None else suspect.files.run,
         {p.name: p.files.run for p in parties if p.role == "control" and p.files is not None},
     )
-    if bad:
+    if facts.unmatched:
         findings = [_capped(finding) for finding in findings]
     report = Report(
         tool=f"spiritsafe {_version()}",
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         suspect=_suspect(config, suspect),
-        propositions=(
-            "The suspect was trained on what the teacher wrote or on the probabilities it gave.",
-            "The suspect was not; what likeness there is comes from the text, the architecture and "
-            "the training it shares with the controls.",
-        ),
+        propositions=PROPOSITIONS,
         settings={**_settings(config), "key": key},
         findings=tuple(findings[: len(questions)]),
         controls=Controls(
-            description="Models trained the same way without the teacher, each tested in the "
-            "suspect's place against the others. A control that is SUPPORTED is a false finding.",
+            description=CONTROLS,
             findings=tuple(findings[len(questions) :]),
-            matched=good,
-            unmatched=bad,
+            matched=facts.matched,
+            unmatched=facts.unmatched,
         ),
         power=_power(config, questions),
         not_run=tuple(not_run),
@@ -132,144 +120,6 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     _write(out / "report.html", render(report))
     _write(out / "report.json", json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False))
     return Outcome(out=out, report=report, reused=False)
-
-
-def _parties(config: AuditConfig) -> list[Party]:
-    """Return everyone who takes part, each looked up on disk."""
-    start = Path(config.suspect_start) if config.suspect_start else None
-    found = [_party("suspect", "suspect", config.suspect, start)]
-    for role, named in (
-        ("teacher", config.teachers),
-        ("control", config.controls),
-        ("reference", config.reference_models),
-    ):
-        found += [_party(name, role, path, None) for name, path in named.items()]
-    return found
-
-
-def _party(name: str, role: str, path: str, start: Path | None) -> Party:
-    where = Path(path)
-    if not where.exists():
-        raise InputError(f"{name}: {path} does not exist; check the name.")
-    if responses.is_responses_file(where):
-        return Party(name=name, role=role, path=where, files=None)
-    if not where.is_dir():
-        raise InputError(f"{name}: {path} is neither a .jsonl file of answers nor a directory.")
-    from audit.local import find  # loads torch, which a text audit does without
-
-    return Party(name=name, role=role, path=where, files=find(name, where, start))
-
-
-def _prompts(config: AuditConfig, suspect: Party) -> tuple[list[Response], list[Material]]:
-    """Return the prompts with their true continuations, where there are any."""
-    path = None if config.prompts is None else Path(config.prompts)
-    if path is None and suspect.files is not None and suspect.files.run is not None:
-        path = suspect.files.run / "heldout.jsonl"
-    if path is not None:
-        note = Material(name=path.name, kind="held-out prompts", sha256=file_digest_of(path))
-        return responses.read(path), [note]
-    if suspect.files is None:
-        return responses.read(suspect.path), []
-    raise InputError(
-        f"{suspect.path} is a model without prompts; give --prompts FILE, held-out prompts with "
-        "their true continuations as `response`."
-    )
-
-
-def file_digest_of(path: Path) -> str:
-    """Return a file's digest, or say that it is missing."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the name.")
-    return file_digest(path)
-
-
-def _materials(parties: Sequence[Party]) -> list[Material]:
-    """Return a line for every file or directory the audit reads of the parties."""
-    rows = []
-    for party in parties:
-        what = "answers" if party.files is None else "weights"
-        rows.append(Material(name=party.name, kind=f"{party.role}: {what}", sha256=party.sha256()))
-        if party.files is not None and party.files.start is not None:
-            kind, sha256 = f"{party.role}: starting checkpoint", tree_digest(party.files.start)
-            rows.append(Material(name=party.name, kind=kind, sha256=sha256))
-    return rows
-
-
-def _refuse_twins(materials: Sequence[Material]) -> None:
-    """Refuse one model under two names: as a second control it would shrink the spread of runs."""
-    seen: dict[str, str] = {}
-    for row in materials:
-        if row.kind.startswith(("control", "reference")) and not row.kind.endswith("checkpoint"):
-            if row.sha256 in seen:
-                raise InputError(
-                    f"{seen[row.sha256]} and {row.name} are the same model; every control and "
-                    "reference has to be one of its own."
-                )
-            seen[row.sha256] = row.name
-
-
-class _Desk:
-    """Collects each party's answers once, and keeps them under `responses/`."""
-
-    def __init__(
-        self, config: AuditConfig, place: Path, prompts: list[Response], progress: Progress
-    ) -> None:
-        self.config = config
-        self.place = place
-        self.prompts = prompts
-        self.progress = progress
-
-    def answers(self, party: Party) -> dict[str, str]:
-        """Return the party's answers by prompt id; an answers file gives what it has."""
-        if party.files is None:
-            given = {row.id: row.response for row in responses.read(party.path)}
-            if not any(prompt.id in given for prompt in self.prompts):
-                raise InputError(
-                    f"{party.path} answers none of the {len(self.prompts)} prompts; ids must match."
-                )
-            return given
-        path = self.place / f"{_file_name(party.name)}.{self._key(party)[:12]}.jsonl"
-        if not path.is_file():
-            responses.write(path, self._ask(party))
-        return {row.id: row.response for row in responses.read(path)}
-
-    def _key(self, party: Party) -> str:
-        settings = self.config
-        asked = [prompt.prompt for prompt in self.prompts]
-        return digest(
-            [party.sha256(), asked, settings.max_tokens, settings.temperature, settings.seed]
-        )
-
-    def _ask(self, party: Party) -> list[Response]:
-        from audit import local
-
-        assert party.files is not None
-        empty = [prompt.id for prompt in self.prompts if not prompt.prompt]
-        if empty:
-            raise InputError(
-                f"prompt {empty[0]!r} is empty; {party.name} is a model and needs a text to go "
-                "on from, or give its answers as a .jsonl file."
-            )
-        stage, total = f"asking {party.name}", len(self.prompts)
-        done = 0
-
-        def tick(count: int) -> None:
-            nonlocal done
-            done += count
-            self.progress(stage, done, total, "prompts")
-
-        self.progress(stage, 0, total, "prompts")
-        model = local.load(party.files.model, self.config.device, exact=False)
-        texts = model.continuations(
-            [prompt.prompt for prompt in self.prompts],
-            max_tokens=self.config.max_tokens,
-            temperature=self.config.temperature,
-            seed=self.config.seed,
-            tick=tick,
-        )
-        return [
-            replace(prompt, response=text) for prompt, text in zip(self.prompts, texts, strict=True)
-        ]
 
 
 def _gains(
@@ -467,11 +317,6 @@ def _kept(out: Path, key: str) -> Report | None:
         return None
     # A call that was killed between the two files leaves the page of another report.
     return report if page == render(report) else None
-
-
-def _file_name(name: str) -> str:
-    """Return `name` as a file name: letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "model"
 
 
 def _version() -> str:

@@ -214,6 +214,14 @@ def test_the_bootstrap_interval_covers_the_mean_about_95_times_in_100():
     assert at_least(0.92, trials) <= covered <= at_most(0.96, trials)
 
 
+def test_the_bootstrap_interval_of_many_documents_is_that_of_the_normal_law():
+    values = np.random.default_rng(42).normal(2.0, 1.0, 400)
+    low, high = bootstrap_interval(values, names(400), seed=0)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert low == pytest.approx(values.mean() - half, abs=0.06 * half)
+    assert high == pytest.approx(values.mean() + half, abs=0.06 * half)
+
+
 def test_the_bootstrap_draws_documents_and_not_prompts():
     values = np.repeat([0.0, 1.0, 2.0, 3.0], 25)
     by_document = bootstrap_interval(values, names(4, each=25), seed=0)
@@ -230,6 +238,12 @@ def test_the_smallest_effect_is_found_four_times_in_five():
         for i in range(trials)
     )
     assert at_least(0.8, trials) <= found <= at_most(0.8, trials)
+
+
+def test_the_smallest_effect_equals_a_worked_example():
+    # (1.6449 + 0.8416) / sqrt(100), one-sided, for values of standard deviation 1.
+    values = np.tile([-1.0, 1.0], 50) * math.sqrt(99 / 100)
+    assert smallest_effect(values, alpha=0.05) == pytest.approx(0.24865, abs=1e-5)
 
 
 @settings(deadline=None)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -227,6 +228,21 @@ def test_damaged_weights_are_refused_in_one_sentence(runs, tmp_path):
     with pytest.raises(AuditError, match="cannot load the model in") as caught:
         audit.local.load(model, "cpu", exact=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_score_is_the_mean_log_probability_of_the_continuation_alone(runs):
+    model = audit.local.load(runs.student / "student", "cpu", exact=True)
+    first = read(runs.student / "heldout.jsonl")[0]
+    before = model.tokenizer(first.prompt, add_special_tokens=False)["input_ids"]
+    after = model.tokenizer(first.response, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logp = model.model(torch.tensor([before + after])).logits[0].double().log_softmax(-1)
+    expected = [
+        float(logp[len(before) + i - 1, token]) for i, token in enumerate(after)
+    ]  # each token is foretold one place before it stands
+    (score,) = model.mean_logprobs([first.prompt], [first.response], lambda count: None)
+    assert score == pytest.approx(np.mean(expected), abs=1e-5)
 
 
 @pytest.mark.slow
