@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from audit.attest import digest
+
 _SAME = {
     "architecture": ("config", "student"),
     "number of steps": ("config", "train"),
@@ -24,8 +26,8 @@ def matched(suspect: Path | None, controls: Mapping[str, Path | None]) -> Facts:
     """Compare the suspect's run with its controls'.
 
     A control must share architecture, steps, text and optimizer with the suspect, start from
-    another seed, and have seen no teacher. Without a record a fact is neither: it is not known,
-    and said so among the matching ones.
+    another seed, and have seen no teacher. A control without an intact record of its training is
+    not known to be one, so it counts as not matched.
     """
     good: list[str] = []
     bad: list[str] = []
@@ -33,7 +35,8 @@ def matched(suspect: Path | None, controls: Mapping[str, Path | None]) -> Facts:
     for name, path in controls.items():
         theirs = _record(path)
         if mine is None or theirs is None:
-            good.append(f"{name}: no record of its training, so what it shares is not known")
+            whose = name if theirs is None else "the suspect"
+            bad.append(f"{name}: no intact record of how {whose} was trained")
             continue
         same = [fact for fact, keys in _SAME.items() if _get(mine, keys) == _get(theirs, keys)]
         other = [fact for fact in _SAME if fact not in same]
@@ -55,14 +58,17 @@ def _get(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
 
 
 def _record(run: Path | None) -> dict[str, Any] | None:
-    """Return config and text digest of a finished run, or None where there is no record."""
+    """Return config and text digest of a finished run, or None without an intact record."""
     import yaml
 
     if run is None or not (run / "manifest.json").is_file():
         return None
     try:
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        if digest(text) != manifest["config_sha256"]:
+            return None
+        config = yaml.safe_load(text)
         texts = [row["sha256"] for row in manifest["inputs"] if row["kind"] == "text"]
         _ = config["seed"], config["loss"]["forward_kl"], [config[k[1]] for k in _SAME.values()]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):

@@ -267,7 +267,7 @@ def _power(config: AuditConfig, questions: Sequence[Question]) -> tuple[Power, .
                 n_prompts=result.n_prompts,
                 smallest_effect=smallest_effect(values, alpha=config.alpha) if known else None,
                 unit=result.unit,
-                note="detected four times in five over prompts at this scatter"
+                note="detected four times in five over prompts alone, at this scatter"
                 if known
                 else f"a rank needs {references_needed(config.alpha)} reference models",
             )

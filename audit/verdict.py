@@ -88,8 +88,8 @@ def _likelihood_ratio(probe: ProbeResult) -> tuple[float | None, float | None]:
     if probe.p_value is None or len(others) < 2:
         return None, None
     ratio = log10_likelihood_ratio(probe.p_value, len(others))
-    if probe.low is None:
-        return ratio, None
+    if probe.low is None or probe.probe != logprob_shift.NAME:
+        return ratio, None  # a rank has no low end to compute with
     at_low = beyond_runs(sum(others) / len(others) + probe.low, others)
     if at_low is None:
         return ratio, None

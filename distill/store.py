@@ -82,7 +82,7 @@ class Store:
         name = f"shard-{len(self.shards):05d}.safetensors"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / name, lambda p: save_file(tensors, p))
+            write_atomically(self.path / name, lambda p: _save(tensors, p))
             tokens = next(iter(tensors.values())).shape[0]
             sha256 = file_digest(self.path / name)
             shard = {"file": name, "tokens": tokens, "sha256": sha256, "seconds": seconds}
@@ -136,6 +136,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a shard that others may read: the library makes files private to their owner."""
+    save_file(tensors, path)
+    path.chmod(0o644)
 
 
 def pack_sparse(signal: Sparse, vocab_size: int) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from student.errors import DeviceError
+from student.errors import ConfigError, DeviceError
 
 KINDS = ("auto", "cpu", "cuda", "npu")
 
@@ -22,11 +22,12 @@ def pick(name: str = "auto") -> torch.device:
     """Return the device called `name`: `auto`, `cpu`, `cuda[:i]` or `npu[:i]`.
 
     Raises:
-        DeviceError: the name is unknown, or no such device is available here.
+        ConfigError: the name is unknown.
+        DeviceError: no such device is available here.
     """
     known = re.fullmatch(r"(auto|cpu|cuda|npu)|(cuda|npu):(\d+)", name)
     if known is None:
-        raise DeviceError(f"device {name!r} is unknown; use one of {', '.join(KINDS)}.")
+        raise ConfigError(f"device {name!r} is unknown; use one of {', '.join(KINDS)}.")
     kind = known[1] or known[2]
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":

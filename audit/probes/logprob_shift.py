@@ -112,7 +112,7 @@ def examine(
         score=float(advantage.mean()),
         low=low,
         high=high,
-        p_value=max(level.p_value for level in levels if level.p_value is not None),
+        p_value=_combined(levels),
         rank=ranks,
         rank_of=len(controls) + 1,
         replication=levels,
@@ -145,6 +145,15 @@ def _contrast(
         high=high,
         p_value=sign_flip(difference, prompts, seed=seed),
     )
+
+
+def _combined(levels: Sequence[Replication]) -> float | None:
+    """Return the largest p over the units, or None while one of them could not be tested.
+
+    A finding claims an effect at every unit, so it is as strong as the weakest of its tests.
+    """
+    p_values = [level.p_value for level in levels if level.p_value is not None]
+    return max(p_values) if len(p_values) == len(levels) else None
 
 
 def _level(unit: str, n: int, test: str, p_value: float | None) -> Replication:

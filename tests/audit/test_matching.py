@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from audit.attest import digest
 from audit.matching import matched
 
 CONFIG: dict[str, Any] = {
@@ -28,7 +29,10 @@ MANIFEST = {
 
 def written(path: Path, config: Any, manifest: Any = MANIFEST) -> Path:
     path.mkdir()
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    text = yaml.safe_dump(config)
+    (path / "config.yaml").write_text(text)
+    if isinstance(manifest, dict):
+        manifest = {**manifest, "config_sha256": digest(text)}
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path
 
@@ -99,20 +103,27 @@ def test_each_control_is_judged_for_itself(suspect, tmp_path):
 )
 def test_a_broken_record_is_no_record(suspect, tmp_path, config, manifest):
     good, bad = matched(suspect, {"c": written(tmp_path / "c", config, manifest)})
-    assert good == ("c: no record of its training, so what it shares is not known",)
-    assert bad == ()
+    assert good == ()
+    assert bad == ("c: no intact record of how c was trained",)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "manifest.json"])
 def test_a_record_that_cannot_be_parsed_is_no_record(suspect, tmp_path, name):
     run = written(tmp_path / "c", control_config())
     (run / name).write_text("{ [")
-    assert "no record" in matched(suspect, {"c": run})[0][0]
+    assert "no intact record" in matched(suspect, {"c": run}).unmatched[0]
+
+
+def test_a_config_edited_after_the_run_is_no_record(suspect, tmp_path):
+    run = written(tmp_path / "c", control_config(seed=7))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("seed: 7", "seed: 8"))
+    assert "no intact record" in matched(suspect, {"c": run}).unmatched[0]
 
 
 def test_without_a_run_nothing_is_known(suspect, tmp_path):
     run = written(tmp_path / "c", control_config())
-    assert "no record" in matched(None, {"c": run})[0][0]
-    assert "no record" in matched(suspect, {"c": None})[0][0]
-    assert "no record" in matched(suspect, {"c": tmp_path})[0][0]
+    assert "of how the suspect was trained" in matched(None, {"c": run}).unmatched[0]
+    assert "of how c was trained" in matched(suspect, {"c": None}).unmatched[0]
+    assert "of how c was trained" in matched(suspect, {"c": tmp_path}).unmatched[0]
     assert matched(suspect, {}) == ((), ())

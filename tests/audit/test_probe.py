@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import audit.local
-from audit.attest import file_digest, tree_digest
+from audit.attest import digest, file_digest, tree_digest
 from audit.config import AuditConfig
 from audit.errors import AuditError, InputError
 from audit.evidence import Report, Verdict, from_json, json_schema
@@ -200,6 +200,9 @@ def test_a_control_trained_otherwise_holds_a_supported_finding_back(finished, ru
     config = yaml.safe_load((other / "config.yaml").read_text())
     config["train"]["steps"] += 1
     (other / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["config_sha256"] = digest(yaml.safe_dump(config))
+    (other / "manifest.json").write_text(json.dumps(manifest))
     controls = {**finished.config.controls, "control-1": str(other)}
     report = carry_out(replace(finished.config, controls=controls), out).report
     assert report.controls.unmatched == ("control-1: differs in number of steps",)
@@ -413,9 +416,11 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditConfig:
     )
 
 
-def test_without_records_of_training_that_much_is_said(stand_ins, tmp_path):
+def test_without_records_of_training_nothing_is_supported(stand_ins, tmp_path):
     report = carry_out(stand_ins, tmp_path / "out").report
-    assert all("no record of its training" in line for line in report.controls.matched)
+    assert report.findings[0].probes[0].verdict is Verdict.SUPPORTED
+    assert report.findings[0].verdict is Verdict.INCONCLUSIVE
+    assert all("no intact record" in line for line in report.controls.unmatched)
     assert len(report.controls.findings) == 3
 
 

@@ -380,7 +380,7 @@ SLOW_STEPS = """
 import time
 from distill.train import Trainer
 real = Trainer._step
-Trainer._step = lambda self, step: (time.sleep(0.05), real(self, step))[1]
+Trainer._step = lambda self, step: (time.sleep(0.1), real(self, step))[1]
 """
 
 

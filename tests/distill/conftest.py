@@ -1,14 +1,8 @@
-"""One thread a test: on a busy machine, threads of tiny products wait for each other."""
-
-from collections.abc import Iterator
+"""The models of these tests are tiny, so they run on one thread."""
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def single(one_thread: None) -> None:
+    """Ask for the shared fixture, whatever the test."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from student import device as devices
-from student.errors import DeviceError
+from student.errors import ConfigError, DeviceError
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_auto_is_the_accelerator_where_there_is_one(one_accelerator):
 
 @pytest.mark.parametrize("name", ["tpu", "", "CPU", "cpu:x", "cuda:x", "auto:1", "npu:-1"])
 def test_an_unknown_name_is_refused_with_the_known_ones(only_cpu, name):
-    with pytest.raises(DeviceError, match=f"'{name}' is unknown; use one of auto, cpu, cuda, npu"):
+    with pytest.raises(ConfigError, match=f"'{name}' is unknown; use one of auto, cpu, cuda, npu"):
         devices.pick(name)
 
 
