@@ -153,9 +153,9 @@ def _answers(session: Session, teacher: LocalTeacher, text: Text) -> list[dict[s
     kept = record.read_json(path)
     if kept.get("key") != key:
         session.say(f"asking the teacher {len(asked)} held-out prompts")
-        for row in asked:
+        for seed, row in enumerate(asked):
             row["teacher"] = answer(
-                teacher.model, teacher.tokenizer, row["prompt"], wanted.sample_tokens
+                teacher.model, teacher.tokenizer, row["prompt"], wanted.sample_tokens, seed=seed
             )
         kept = {"key": key, "answers": asked}
         record.write_json(path, kept)

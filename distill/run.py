@@ -200,9 +200,9 @@ def _evaluate(
     session.say(f"after:  {_in_words(after.kl, after.top1_agreement)}")
     limit = session.config.evaluate.sample_tokens
     samples = []
-    for number, row in enumerate(taught.answers, 1):
-        continued = answer(model, tokenizer, row["prompt"], limit)
-        samples.append({"id": f"sample-{number}", **row, "student": continued})
+    for seed, row in enumerate(taught.answers):
+        continued = answer(model, tokenizer, row["prompt"], limit, seed=seed)
+        samples.append({"id": f"sample-{seed + 1}", **row, "student": continued})
     # A control's held-out signals were captured by the student's run, and are in its bill.
     captured = taught.held.seconds + taught.train.seconds if taught.train else 0.0
     notes.add(

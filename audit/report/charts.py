@@ -249,13 +249,14 @@ def dot_interval_chart(rows: Sequence[Interval], *, title: str, x_label: str) ->
     across = Scale(*spread([0.0, *(v for row in rows for v in (row.low, row.high))]), 12, RIGHT)
     bottom = 38.0 * len(rows) + 4
     parts = bottom_axis(across, bottom, x_label, top=0)
-    parts.append(line(across(0), 0, across(0), bottom, "zero"))
     for place, row in enumerate(rows):
         y = 38.0 * place + 15
         value = f"{number(row.point)} [{number(row.low)}, {number(row.high)}]"
         room = int((RIGHT - 12) / CHARACTER) - len(value) - 1
         parts.append(text(12, y, shorten(row.label, room), kind="label"))
         parts.append(text(RIGHT, y, value, anchor="end", kind="label"))
+        # The line at zero is broken at the labels, which it would strike through.
+        parts.append(line(across(0), y + 5, across(0), y + 22, "zero"))
         parts.append(_whisker(across(row.low), across(row.high), y + 13))
         parts.append(dots([(across(row.point), y + 13)], "dot-estimate"))
     above = sum(row.low > 0 for row in rows)

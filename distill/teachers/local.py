@@ -75,10 +75,20 @@ class LocalTeacher:
 
 
 @torch.inference_mode()
-def answer(model: Any, tokenizer: Any, prompt: str, max_tokens: int) -> str:
-    """Return what a model greedily adds to the plain text `prompt`."""
+def answer(model: Any, tokenizer: Any, prompt: str, max_tokens: int, *, seed: int) -> str:
+    """Return how a model goes on from the plain text `prompt`: a seeded sample at temperature 0.7.
+
+    Greedy text of a young student is one token over and over, which shows a reader nothing.
+    """
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
-    out = model.generate(
-        **ids, do_sample=False, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        out = model.generate(
+            **ids,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.95,
+            max_new_tokens=max_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+        )
     return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
