@@ -27,6 +27,9 @@ class AuditConfig:
         prompts: held-out prompts with true continuations; a run directory has its own.
         alpha: level of a finding, after correction for the number of questions.
         min_prompts: with fewer no probe says anything.
+        min_shift: nats a token by which a suspect must outgain every control, at the lower end of
+            its 95 % interval. The default is about twice the largest difference seen between
+            control runs of the quick start while the probe was made (docs/first_light.md).
         max_tokens: of a continuation the audit asks for.
         temperature: of those continuations; 1 is the model's own distribution.
     """
@@ -39,6 +42,7 @@ class AuditConfig:
     prompts: str | None = None
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     min_prompts: Positive = 20
+    min_shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
     max_tokens: Positive = 48
     temperature: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0

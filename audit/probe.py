@@ -237,6 +237,7 @@ def _probes(
                 answers[teacher],
                 alpha=config.alpha,
                 min_prompts=config.min_prompts,
+                min_shift=config.min_shift,
                 seed=config.seed,
             )
         )
@@ -299,6 +300,7 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
     return {
         "alpha": config.alpha,
         "min_prompts": config.min_prompts,
+        "min_shift": config.min_shift,
         "max_tokens": config.max_tokens,
         "temperature": config.temperature,
         "seed": config.seed,

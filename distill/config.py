@@ -89,7 +89,7 @@ class OptimizerConfig:
 class TrainConfig:
     """How long: `steps` of `batch_size` sequences."""
 
-    steps: Positive = 100
+    steps: Positive = 90
     batch_size: Positive = 8
 
 
@@ -105,7 +105,7 @@ class CheckpointConfig:
 class EvaluateConfig:
     """What is measured on held-out text, and what is set aside for an audit."""
 
-    tokens: Positive = 6144
+    tokens: Positive = 4096
     samples: Natural = 6
     sample_tokens: Positive = 48
     probe_prompts: Positive = 96

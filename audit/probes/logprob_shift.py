@@ -7,7 +7,9 @@ true continuation h, the gain of M at x is
 
 what M learnt of the teacher's way of continuing beyond what it learnt of the text itself. The
 suspect's gain minus a control's, paired by prompt, is tested at each unit of replication (the
-reference-based shift of arXiv 2607.09692, with matched controls in the reference's place).
+reference-based shift of arXiv 2607.09692, with matched controls in the reference's place). Runs
+differ by their seeds, and two or three controls show that spread poorly, so a finding also asks
+for a gain beyond a margin that was set beforehand.
 Needs weights: the suspect's and controls' with their starting checkpoints.
 """
 
@@ -60,6 +62,7 @@ def examine(
     *,
     alpha: float,
     min_prompts: int,
+    min_shift: float,
     seed: int,
 ) -> ProbeResult:
     """Return the probe's result for `suspect` against `controls`.
@@ -71,6 +74,8 @@ def examine(
         teacher: the teacher's continuation by prompt id.
         alpha: level at which a unit counts as replicated.
         min_prompts: fewer give INSUFFICIENT.
+        min_shift: margin, in nats a token, that the lower end of the gain over every control
+            must exceed for SUPPORTED.
         seed: of random flips and bootstrap draws.
     """
     n = len(passages)
@@ -101,6 +106,14 @@ def examine(
     low, high = bootstrap_interval(advantage, documents, seed=seed)
     ranks = 1 + sum(mean >= suspect.values.mean() for mean in means)
     verdict, reason, need = _decide(levels, alpha, len(controls))
+    least = min(contrast.low for contrast in contrasts)
+    if verdict is Verdict.SUPPORTED and least <= min_shift:
+        verdict = Verdict.INCONCLUSIVE
+        reason = (
+            f"it gains more than every control, but perhaps only {least:.2f} {UNIT}, "
+            f"within the margin of {min_shift:g} set for differences between runs"
+        )
+        need = "a larger shift, or more prompts to bound it"
     return ProbeResult(
         probe=NAME,
         needs="weights",
@@ -186,8 +199,8 @@ def _decide(levels: Sequence[Replication], alpha: float, controls: int) -> tuple
         )
     return (
         Verdict.SUPPORTED,
-        "it gains more than every control, over prompts, over documents, and beyond the spread "
-        "between control runs",
+        "it gains more than every control, over prompts and over documents, beyond the spread "
+        "between control runs and beyond the margin set for it",
         "a control from which it does not differ",
     )
 

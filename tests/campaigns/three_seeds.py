@@ -16,7 +16,8 @@ from distill.config import load
 from distill.run import control_of, run
 from distill.teachers import embedded
 
-SEEDS = (0, 10, 20)
+# Seeds 0 to 4 were looked at while the probe was made; these were not.
+SEEDS = (100, 200, 300)
 CONTROLS = 3
 
 

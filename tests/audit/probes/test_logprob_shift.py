@@ -39,10 +39,20 @@ def run(
     return Gains(name=name, values=common + own + random.normal(0, 0.02, DOCUMENTS * EACH))
 
 
-def ask(suspect: Gains, controls: list[Gains], min_prompts: int = 20) -> ProbeResult:
+def ask(
+    suspect: Gains, controls: list[Gains], min_prompts: int = 20, min_shift: float = 0.0
+) -> ProbeResult:
+    """Examine, by default without a margin, so that the tests are seen by themselves."""
     rows = passages()
     return examine(
-        suspect, controls, rows, teacher(rows), alpha=0.05, min_prompts=min_prompts, seed=0
+        suspect,
+        controls,
+        rows,
+        teacher(rows),
+        alpha=0.05,
+        min_prompts=min_prompts,
+        min_shift=min_shift,
+        seed=0,
     )
 
 
@@ -101,6 +111,33 @@ def test_a_control_in_the_suspects_place_is_not_supported():
         result = ask(control, others[:i] + others[i + 1 :])
         assert result.verdict in (Verdict.NOT_SUPPORTED, Verdict.INCONCLUSIVE)
         assert result.population[0].name == control.name
+
+
+def test_a_shift_within_the_margin_is_inconclusive_however_sure():
+    random = np.random.default_rng(11)
+    others = controls(random, 3, spread=0.001)
+    suspect = run(random, "suspect", effect=0.15, spread=0.0)
+    assert ask(suspect, others, min_shift=0.02).verdict is Verdict.SUPPORTED
+    held_back = ask(suspect, others, min_shift=0.2)
+    assert held_back.verdict is Verdict.INCONCLUSIVE
+    assert "within the margin of 0.2" in held_back.reason
+
+
+def test_it_is_the_low_end_over_the_nearest_control_that_must_pass_the_margin():
+    random = np.random.default_rng(12)
+    suspect = run(random, "suspect", effect=1.0, spread=0.0)
+    others = [run(random, f"c{i}", effect=e, spread=0.0) for i, e in enumerate((0.0, 0.02, 0.04))]
+    low = min(contrast.low for contrast in ask(suspect, others).contrasts)
+    assert ask(suspect, others, min_shift=low - 1e-9).verdict is Verdict.SUPPORTED
+    assert ask(suspect, others, min_shift=low).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.slow
+def test_with_the_margin_runs_that_differ_by_their_seeds_alone_are_almost_never_supported():
+    random = np.random.default_rng(13)
+    others = (controls(random, 2) for _ in range(300))
+    supported = [ask(run(random, "suspect"), two, min_shift=0.2).verdict for two in others]
+    assert supported.count(Verdict.SUPPORTED) <= 1
 
 
 def test_a_suspect_that_lost_ground_is_not_supported():
