@@ -115,9 +115,9 @@ def probe(
         from cli.progress import Progress
 
         resolved = load(config, {k: v for k, v in given.items() if v}, settings)
-        progress = Progress(quiet=quiet)
         command = shlex.join(["audit", *sys.argv[1:]])
-        outcome = carry_out(resolved, out, command=command, say=progress.say, progress=progress)
+        with Progress(quiet=quiet) as progress:
+            outcome = carry_out(resolved, out, command=command, say=progress.say, progress=progress)
         report = outcome.report
         if as_json:
             click.echo(json.dumps(to_json(report)))

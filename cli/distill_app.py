@@ -91,15 +91,15 @@ def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None
     from distill.run import run as carry_out
 
     assert isinstance(config, RunConfig)
-    progress = Progress(quiet=quiet)
-    outcome = carry_out(config, out, say=progress.say, progress=progress)
+    with Progress(quiet=quiet) as progress:
+        outcome = carry_out(config, out, say=progress.say, progress=progress)
+        seconds = outcome.evaluation["seconds"]
+        split = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        peak = outcome.evaluation["peak_memory_bytes"] / 2**30
+        progress.say(f"time: {split}; peak memory {peak:.1f} GiB")
     if as_json:
         click.echo(json.dumps({**outcome.evaluation, "out": str(out), "reused": outcome.reused}))
         return
-    seconds = outcome.evaluation["seconds"]
-    split = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    peak = outcome.evaluation["peak_memory_bytes"] / 2**30
-    progress.say(f"time: {split}; peak memory {peak:.1f} GiB")
     click.echo(f"student: {out / 'student'}\npage:    {outcome.page}")
 
 
@@ -136,4 +136,6 @@ def teacher(quiet: bool, verbose: bool) -> None:
         from cli.progress import Progress
         from distill.teachers import embedded
 
-        click.echo(embedded.ensure(Progress(quiet=quiet).say))
+        with Progress(quiet=quiet) as progress:
+            place = embedded.ensure(progress.say)
+        click.echo(place)
