@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -116,8 +117,11 @@ def probe(
 
         resolved = load(config, {k: v for k, v in given.items() if v}, settings)
         command = shlex.join(["audit", *sys.argv[1:]])
+        began = time.perf_counter()
         with Progress(quiet=quiet) as progress:
             outcome = carry_out(resolved, out, command=command, say=progress.say, progress=progress)
+            if not outcome.reused:
+                progress.say(f"time: audit {time.perf_counter() - began:.0f} s")
         report = outcome.report
         if as_json:
             click.echo(json.dumps(to_json(report)))

@@ -21,7 +21,7 @@ from distill.evaluate import measure
 from distill.lesson import Lesson, Text
 from distill.page import render_run
 from distill.resources import shipped
-from distill.session import Notes, Progress, Say, Session, claim
+from distill.session import Notes, Progress, Say, Session, claim, hold
 from distill.teachers import embedded
 from distill.teachers.local import answer
 from distill.train import Row, Trainer
@@ -56,6 +56,11 @@ def run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcom
     Raises:
         DistillError: and its kin of `student` and `audit`; what was finished is kept.
     """
+    with hold(out):
+        return _run(config, out, say=say, progress=progress)
+
+
+def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcome:
     resolved = strict_yaml.dump(config)
     done = claim(out, config, resolved)
     if done is not None:

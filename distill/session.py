@@ -4,7 +4,9 @@ The directory belongs to one config; a call that finds another config's run ther
 call that finds its own run finished changes nothing.
 """
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from distill import record
 from distill.config import RunConfig, load
-from distill.errors import MismatchError
+from distill.errors import MismatchError, StorageError
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
@@ -54,6 +56,31 @@ class Notes:
         """Add or replace figures."""
         self.values.update(figures)
         record.write_json(self.path, self.values)
+
+
+@contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """Keep other processes out of the run directory; a killed process lets go by itself.
+
+    Raises:
+        MismatchError: another process is at work there.
+        StorageError: the directory cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {out}: {error.strerror or error}; choose another --out."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MismatchError(
+                f"another process is at work in {out}; wait for it, or choose another --out."
+            ) from error
+        yield
 
 
 def claim(out: Path, config: RunConfig, text: str) -> dict[str, Any] | None:

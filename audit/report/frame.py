@@ -48,6 +48,7 @@ def environment(packages: tuple[str, ...]) -> Environment:
     css = style()
     made.globals.update(style=Markup(css), policy=policy(css), digest_code=digest_code)
     made.filters.update(figure=figure, p_value=p_value, duration=duration, clip=clip)
+    made.filters.update(sentence=sentence)
     return made
 
 
@@ -73,6 +74,12 @@ def p_value(value: float | None) -> Markup:
     if value is None or not math.isfinite(value) or value < 0.001:
         return figure(value)
     return Markup('<data value="{}">{:.3f}</data>').format(repr(value), value)
+
+
+def sentence(text: str) -> str:
+    """Return a clause as a sentence: with a capital and a full stop."""
+    closed = text if text.endswith((".", "?", "!")) else f"{text}."
+    return closed[:1].upper() + closed[1:]
 
 
 _BLANK = re.compile(r"(?:[ \t]*\n){4,}")

@@ -2,8 +2,8 @@
 
 The page is a function of the report alone: the same report gives the same bytes, on any day and
 any machine. It adds no number that the report does not hold, save counts and the report's digest.
-The scale of words for likelihood ratios is that of ENFSI, Guideline for Evaluative Reporting in
-Forensic Science (2015).
+The scale of words for likelihood ratios is in the manner of ENFSI, Guideline for Evaluative
+Reporting in Forensic Science (2015); sources differ at its edges, so the page prints its own.
 """
 
 import json
