@@ -62,7 +62,7 @@ def run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcom
 
 def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcome:
     resolved = strict_yaml.dump(config)
-    done = claim(out, config, resolved)
+    done = claim(out, config)
     if done is not None:
         say(f"{out} is finished already; nothing to do")
         evaluation = record.read_json(out / "eval.json")
@@ -72,6 +72,8 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     teacher = _teacher_path(config, say)
     tokenizer = weights.load_tokenizer(teacher)
     text = lesson.read(config, tokenizer)
+    # Only now that the inputs are known to be good does the directory belong to this config.
+    record.write_text(out / "config.yaml", resolved)
     _write_passages(out / "heldout.jsonl", text.passages)
     taught = lesson.ask(session, text, teacher)
     notes = Notes(out / "eval.json")
@@ -114,7 +116,13 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
 def _teacher_path(config: RunConfig, say: Say) -> Path:
     if config.teacher.path == "embedded":
         return embedded.ensure(say)
-    return Path(config.teacher.path)
+    path = Path(config.teacher.path)
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"teacher.path: {path} holds no model (no config.json); name the directory of a "
+            "transformers causal language model, or embedded."
+        )
+    return path
 
 
 def _write_passages(path: Path, passages: list[Passage]) -> None:

@@ -68,7 +68,7 @@ def hold(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        lock = (out / ".lock").open("a")
     except OSError as error:
         raise StorageError(
             f"cannot write to {out}: {error.strerror or error}; choose another --out."
@@ -83,13 +83,15 @@ def hold(out: Path) -> Iterator[None]:
         yield
 
 
-def claim(out: Path, config: RunConfig, text: str) -> dict[str, Any] | None:
-    """Take `out` for this config; return its manifest when the run there is finished and intact.
+def claim(out: Path, config: RunConfig) -> dict[str, Any] | None:
+    """See whether `out` is free for this config, or holds its run.
 
     Args:
         out: the run directory, which need not exist.
         config: the resolved config.
-        text: the same as YAML, to be kept as `config.yaml`.
+
+    Returns:
+        The manifest of the run there, when it is finished and intact; None when it is not finished.
 
     Raises:
         MismatchError: another config ran there, or a finished run was changed since.
@@ -102,8 +104,6 @@ def claim(out: Path, config: RunConfig, text: str) -> dict[str, Any] | None:
                 f"{out} holds a run with another config ({'; '.join(differs[:3])}); choose another "
                 "--out, or delete that directory."
             )
-    else:
-        record.write_text(kept, text)
     manifest = record.read_json(out / "manifest.json")
     changed = record.changed(out, manifest) if manifest else []
     if changed:

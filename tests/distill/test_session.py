@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from distill.errors import MismatchError, StorageError
+from distill.errors import InputError, MismatchError, StorageError
+from distill.run import run
 from distill.session import hold
+from tests.fakes.teachers import tiny_config
 
 
 def test_a_second_process_is_kept_out_and_a_killed_one_lets_go(tmp_path):
@@ -38,3 +41,16 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot write to"), hold(tmp_path / "file" / "out"):
         pass
+
+
+def ignore(*report: object) -> None:
+    """Hear nothing."""
+
+
+def test_a_run_that_could_not_begin_leaves_the_directory_to_the_corrected_config(tmp_path):
+    good, out = tiny_config(tmp_path), tmp_path / "out"
+    wrong = replace(good, text=replace(good.text, sources=("gone.txt",)))
+    with pytest.raises(InputError, match=r"gone\.txt does not exist"):
+        run(wrong, out, say=ignore, progress=ignore)
+    run(good, out, say=ignore, progress=ignore)
+    assert (out / "manifest.json").is_file()
