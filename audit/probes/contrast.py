@@ -150,7 +150,7 @@ def _decide(p_value: float, references: int, alpha: float) -> tuple[Verdict, str
     if references < references_needed(alpha):
         return (
             Verdict.INSUFFICIENT,
-            f"{references} reference models allow no p-value below {1 / (references + 1):.2f}",
+            f"with {_models(references)} no p-value can be below {1 / (references + 1):.2f}",
             _references(alpha),
         )
     if p_value > alpha:
@@ -164,6 +164,10 @@ def _decide(p_value: float, references: int, alpha: float) -> tuple[Verdict, str
         "it resembles the teacher more than the references do; text alone is not taken further",
         "a probe of weights, or measured error rates for this one",
     )
+
+
+def _models(count: int) -> str:
+    return "1 reference model" if count == 1 else f"{count} reference models"
 
 
 def _references(alpha: float) -> str:
