@@ -82,38 +82,16 @@ def examine(
     if n < min_prompts:
         return _insufficient(n, f"only {n} prompts; at least {min_prompts} are needed", min_prompts)
     documents = [passage.document for passage in passages]
-    prompts = [passage.id for passage in passages]
-    differences = [suspect.values - control.values for control in controls]
-    contrasts = tuple(
-        _contrast(control.name, difference, prompts, documents, seed)
-        for control, difference in zip(controls, differences, strict=True)
-    )
-    by_document = max(sign_flip(difference, documents, seed=seed) for difference in differences)
+    contrasts = tuple(_contrast(suspect, control, passages, seed) for control in controls)
+    levels = _levels(suspect, controls, contrasts, documents, seed)
     others = np.mean([control.values for control in controls], axis=0)
     advantage = suspect.values - others
-    means = [float(control.values.mean()) for control in controls]
-    by_run = beyond_runs(float(suspect.values.mean()), means)
-    levels = (
-        _level(
-            "prompts",
-            n,
-            "sign flips, paired by prompt; the largest p over controls",
-            max(contrast.p_value for contrast in contrasts),
-        ),
-        _level("documents", len(set(documents)), "sign flips of whole documents", by_document),
-        _level("runs", len(controls) + 1, "t against the spread between controls", by_run),
-    )
     low, high = bootstrap_interval(advantage, documents, seed=seed)
-    ranks = 1 + sum(mean >= suspect.values.mean() for mean in means)
     verdict, reason, need = _decide(levels, alpha, len(controls))
-    least = min(contrast.low for contrast in contrasts)
-    if verdict is Verdict.SUPPORTED and least <= min_shift:
-        verdict = Verdict.INCONCLUSIVE
-        reason = (
-            f"it gains more than every control, but perhaps only {least:.2f} {UNIT}, "
-            f"within the margin of {min_shift:g} set for differences between runs"
-        )
-        need = "a larger shift, or more prompts to bound it"
+    if verdict is Verdict.SUPPORTED:
+        least = min(contrast.low for contrast in contrasts)
+        verdict, reason, need = _beyond_margin(least, min_shift, reason, need)
+    population = _population(suspect, controls)
     return ProbeResult(
         probe=NAME,
         needs="weights",
@@ -126,17 +104,11 @@ def examine(
         low=low,
         high=high,
         p_value=_combined(levels),
-        rank=ranks,
-        rank_of=len(controls) + 1,
+        rank=1 + sum(member.score >= population[0].score for member in population[1:]),
+        rank_of=len(population),
         replication=levels,
         contrasts=contrasts,
-        population=(
-            Member(name=suspect.name, role="suspect", score=float(suspect.values.mean())),
-            *(
-                Member(name=control.name, role="control", score=mean)
-                for control, mean in zip(controls, means, strict=True)
-            ),
-        ),
+        population=population,
         prompts=tuple(
             PromptRow(id=passage.id, suspect=float(mine), others=float(theirs))
             for passage, mine, theirs in zip(passages, suspect.values, others, strict=True)
@@ -147,16 +119,74 @@ def examine(
     )
 
 
-def _contrast(
-    name: str, difference: Array, prompts: Sequence[str], documents: Sequence[str], seed: int
-) -> Contrast:
+def _contrast(suspect: Gains, control: Gains, passages: Sequence[Response], seed: int) -> Contrast:
+    """Return the suspect minus one control: the mean, its interval over documents, p by prompt."""
+    difference = suspect.values - control.values
+    documents = [passage.document for passage in passages]
     low, high = bootstrap_interval(difference, documents, seed=seed)
     return Contrast(
-        against=name,
+        against=control.name,
         mean=float(difference.mean()),
         low=low,
         high=high,
-        p_value=sign_flip(difference, prompts, seed=seed),
+        p_value=sign_flip(difference, [passage.id for passage in passages], seed=seed),
+    )
+
+
+def _levels(
+    suspect: Gains,
+    controls: Sequence[Gains],
+    contrasts: Sequence[Contrast],
+    documents: Sequence[str],
+    seed: int,
+) -> tuple[Replication, ...]:
+    """Test the gain at each unit; over prompts and documents the nearest control counts."""
+    by_prompt = max(contrast.p_value for contrast in contrasts)
+    by_document = max(
+        sign_flip(suspect.values - control.values, documents, seed=seed) for control in controls
+    )
+    means = [float(control.values.mean()) for control in controls]
+    by_run = beyond_runs(float(suspect.values.mean()), means)
+    paired = "sign flips, paired by prompt; the largest p over controls"
+    return (
+        Replication(unit="prompts", n=len(documents), test=paired, p_value=by_prompt),
+        Replication(
+            unit="documents",
+            n=len(set(documents)),
+            test="sign flips of whole documents",
+            p_value=by_document,
+        ),
+        Replication(
+            unit="runs",
+            n=len(controls) + 1,
+            test="t against the spread between controls",
+            p_value=by_run,
+        ),
+    )
+
+
+def _population(suspect: Gains, controls: Sequence[Gains]) -> tuple[Member, ...]:
+    """Return every model's mean gain, the suspect first."""
+    return (
+        Member(name=suspect.name, role="suspect", score=float(suspect.values.mean())),
+        *(
+            Member(name=control.name, role="control", score=float(control.values.mean()))
+            for control in controls
+        ),
+    )
+
+
+def _beyond_margin(
+    least: float, min_shift: float, reason: str, need: str
+) -> tuple[Verdict, str, str]:
+    """Hold a finding back whose gain over some control may lie within the margin."""
+    if least > min_shift:
+        return Verdict.SUPPORTED, reason, need
+    return (
+        Verdict.INCONCLUSIVE,
+        f"it gains more than every control, but perhaps only {least:.2f} {UNIT}, within the "
+        f"margin of {min_shift:g} set for differences between runs",
+        "a larger shift, or more prompts to bound it",
     )
 
 
@@ -167,10 +197,6 @@ def _combined(levels: Sequence[Replication]) -> float | None:
     """
     p_values = [level.p_value for level in levels if level.p_value is not None]
     return max(p_values) if len(p_values) == len(levels) else None
-
-
-def _level(unit: str, n: int, test: str, p_value: float | None) -> Replication:
-    return Replication(unit=unit, n=n, test=test, p_value=p_value)  # type: ignore[arg-type]
 
 
 def _decide(levels: Sequence[Replication], alpha: float, controls: int) -> tuple[Verdict, str, str]:
