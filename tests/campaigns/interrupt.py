@@ -29,7 +29,9 @@ STOPS = (
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     """Start the run in `out`."""
-    code = "from cli.distill_app import main; main()"
+    # A shell that runs this in the background has its children ignore SIGINT; a user's does not.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = listen + "from cli.distill_app import main; main()"
     arguments = ["run", "-s", f"train.steps={STEPS}", "--out", str(out), "-q"]
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
 
