@@ -14,7 +14,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from audit.errors import ConfigError
@@ -139,12 +139,12 @@ def _override(data: dict[str, Any], lines: dict[Path, str], override: str) -> No
 
 
 def _sentence(error: ErrorDetails, kind: type, lines: dict[Path, str], source: str) -> str:
-    path = tuple(error["loc"])
+    path, section_kind = _locate(kind, tuple(error["loc"]))
     where = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), source)
     name = ".".join(str(part) for part in path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         *parents, key = path
-        known = _keys(kind, parents)
+        known = [field.name for field in fields(section_kind)]
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
         section = f" in {'.'.join(map(str, parents))}" if parents else ""
@@ -157,14 +157,34 @@ def _sentence(error: ErrorDetails, kind: type, lines: dict[Path, str], source: s
     return f"{where}: {name or 'the config'}: {message}{got}."
 
 
-def _keys(kind: type, parents: Sequence[str | int]) -> list[str]:
-    """Return the keys allowed in the section `parents` of the config `kind`."""
-    for parent in parents:
+def _locate(kind: type, place: Path) -> tuple[Path, type]:
+    """Return the keys that lead to an error, and the dataclass of the section it is in.
+
+    Where a section may be one of several dataclasses, pydantic names the one it tried between the
+    keys; that is no key of the file.
+    """
+    path: list[str | int] = []
+    options = {"": kind}
+    for part in place:
+        if str(part) in options:
+            kind = options[str(part)]
+            continue
+        path.append(part)
         types = {field.name: field.type for field in fields(kind)}
-        inner = types.get(str(parent))
-        options = [inner, *get_args(inner)]
-        kind = next((option for option in options if is_dataclass(option)), kind)  # type: ignore[assignment]
-    return [field.name for field in fields(kind)]
+        options = _dataclasses(types.get(str(part)))
+        kind = next(iter(options.values()), kind)
+    return tuple(path), kind
+
+
+def _dataclasses(annotation: Any, tag: str = "") -> dict[str, type]:
+    """Return the dataclasses an annotation allows, by pydantic's tag of each."""
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        return {tag: annotation}
+    tags = [mark.tag for mark in get_args(annotation) if isinstance(mark, Tag)]
+    found: dict[str, type] = {}
+    for option in get_args(annotation):
+        found |= _dataclasses(option, tags[0] if tags else tag)
+    return found
 
 
 def _name(value: Any) -> str:

@@ -16,7 +16,7 @@ from audit import strict_yaml
 from audit.errors import ConfigError
 from distill.errors import InputError
 from distill.resources import shipped
-from student.config import StudentConfig
+from student.config import MLAConfig, StudentConfig
 from student.errors import ConfigError as StudentConfigError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -62,10 +62,19 @@ class SignalConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class LossConfig:
-    """Weights of the loss terms; a control has forward_kl: 0."""
+    """Weights of the loss terms; a control has forward_kl: 0.
+
+    Prediction layers learn the same mixture of terms, weighted by `mtp` and, in the last part of
+    the run, by `mtp_late`.
+    """
 
     forward_kl: Weight = 0.9
     cross_entropy: Weight = 0.1
+    balance: Weight = 1e-4
+    indexer: Weight = 1.0
+    mtp: Weight = 0.3
+    mtp_late: Weight = 0.1
+    mtp_late_from: Fraction = 0.7
 
     def __post_init__(self) -> None:
         if self.forward_kl + self.cross_entropy == 0:
@@ -74,8 +83,13 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to `final_fraction` of the peak rate."""
+    """AdamW or Muon, with linear warm-up and a cosine to `final_fraction` of the peak rate.
 
+    Under `muon`, embedding, head and vectors stay with AdamW, and betas, epsilon, momentum and
+    weight decay are those of the DeepSeek-V4 report; the fields here are AdamW's alone.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat = 2e-3
     warmup_steps: Natural = 20
     final_fraction: Fraction = 0.1
@@ -87,10 +101,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class TrainConfig:
-    """How long: `steps` of `batch_size` sequences."""
+    """How long: `steps` of `batch_size` sequences; and how the network is run."""
 
     steps: Positive = 90
     batch_size: Positive = 8
+    bias_update_speed: Weight = 0.03
+    dense_steps: Natural = 0
+    routing_delay: Natural = 0
+    recompute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
@@ -122,7 +140,7 @@ class RunConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    student: StudentConfig = field(default_factory=StudentConfig)
+    student: StudentConfig = field(default_factory=MLAConfig)
     signal: SignalConfig = field(default_factory=SignalConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -15,7 +15,9 @@ from distill.corpus import Windows
 from distill.divergences import cross_entropy, forward_kl, reverse_kl
 from distill.signals import Hidden
 from student import device as devices
-from student.model import head_weight, hidden_states
+from student.documents import Documents
+from student.generate import Sampling, generate
+from student.model import Student
 
 _BATCH = 8
 _ROWS = 128
@@ -54,51 +56,62 @@ class TeacherMeasured:
 
 @torch.inference_mode()
 def measure(
-    model: Any, windows: Windows, teacher: Hidden, head_VT: torch.Tensor
+    student: Student, windows: Windows, teacher: Hidden, head_VT: torch.Tensor
 ) -> tuple[Measured, TeacherMeasured]:
     """Return the student's figures and the teacher's, in float32 on the model's device."""
-    device = head_weight(model).device
+    device = student.device
     head_VT = head_VT.float().to(device)
     sums = torch.zeros(5, dtype=torch.float32, device=device)
     seconds = 0.0
-    model.eval()
+    student.eval()
     for start in range(0, len(windows.tokens), _BATCH):
         part = windows.take(np.arange(start, min(start + _BATCH, len(windows.tokens))))
         tokens_WS = torch.from_numpy(part.tokens).long().to(device)
         weights_N = torch.from_numpy(part.weights).flatten().to(device)
         first = start * part.weights.shape[1]
         states_NT = teacher.states_NT[first : first + weights_N.numel()].to(device)
+        count, length = part.weights.shape
+        documents = Documents.rows(count, length, device)
         devices.synchronize(device)
         began = time.perf_counter()
-        hidden_ND = hidden_states(model, tokens_WS[:, :-1]).flatten(0, 1)
+        hidden_ND = student(tokens_WS[:, :-1].flatten(), documents).hidden_ND
         devices.synchronize(device)
         seconds += time.perf_counter() - began
         labels_N = tokens_WS[:, 1:].reshape(-1)
         for row in range(0, len(labels_N), _ROWS):
             rows = slice(row, row + _ROWS)
             began = time.perf_counter()
-            logits_NV = hidden_ND[rows] @ head_weight(model).t()
+            logits_NV = student.logits(hidden_ND[rows])
             devices.synchronize(device)
             seconds += time.perf_counter() - began
             teacher_NV = states_NT[rows].float() @ head_VT.t()
             figures_5N = _figures(logits_NV, teacher_NV, labels_N[rows])
             sums += (figures_5N * weights_N[rows]).sum(-1)
-    count = float(windows.weights.sum())
+    counted = float(windows.weights.sum())
     size = float((windows.sizes * windows.weights).sum())
     kl, reverse, agreement, nll, teacher_nll = (float(value) for value in sums)
-    student = Measured(
-        kl=kl / count,
-        reverse_kl=reverse / count,
-        top1_agreement=agreement / count,
+    measured = Measured(
+        kl=kl / counted,
+        reverse_kl=reverse / counted,
+        top1_agreement=agreement / counted,
         bits_per_byte=nll / math.log(2) / size,
-        perplexity=math.exp(nll / count),
+        perplexity=math.exp(nll / counted),
         tokens_per_second=windows.weights.size / seconds,
-        tokens=int(count),
+        tokens=int(counted),
         bytes=round(size),
     )
-    return student, TeacherMeasured(
-        bits_per_byte=teacher_nll / math.log(2) / size, perplexity=math.exp(teacher_nll / count)
+    return measured, TeacherMeasured(
+        bits_per_byte=teacher_nll / math.log(2) / size, perplexity=math.exp(teacher_nll / counted)
     )
+
+
+def write_on(student: Student, tokenizer: Any, prompt: str, max_tokens: int, *, seed: int) -> str:
+    """Return how a student goes on from the plain text `prompt`: sampled as its teacher's is."""
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    sampling = Sampling(temperature=0.7, top_p=0.95, seed=seed)
+    room = student.config.max_position_embeddings - len(ids)
+    (written,) = generate(student, [ids], max_new_tokens=min(max_tokens, room), sampling=sampling)
+    return str(tokenizer.decode(written, skip_special_tokens=True))
 
 
 def _figures(

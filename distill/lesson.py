@@ -18,7 +18,7 @@ from distill.session import Session
 from distill.store import Key, Store
 from distill.teachers.local import LocalTeacher, answer
 from student import device as devices
-from student.model import Vocabulary
+from student.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

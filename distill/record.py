@@ -80,7 +80,7 @@ def manifest(
     inputs: list[dict[str, str]],
     outputs: list[dict[str, str]],
     teacher: dict[str, str],
-    sizes: dict[str, int],
+    sizes: dict[str, int | float],
 ) -> dict[str, Any]:
     """Return the manifest of a finished run."""
     found = versions()

@@ -17,19 +17,18 @@ from distill.checkpoint import Checkpoints
 from distill.config import LossConfig, RunConfig, load
 from distill.corpus import Passage
 from distill.errors import InputError, MismatchError
-from distill.evaluate import measure
+from distill.evaluate import measure, write_on
 from distill.lesson import Lesson, Text
 from distill.page import render_run
 from distill.resources import shipped
 from distill.session import Notes, Progress, Say, Session, claim, hold
 from distill.teachers import embedded
-from distill.teachers.local import answer
 from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
-from student.config import count_parameters, kv_cache_bytes_per_token
-from student.model import build
+from student.model import Student, build
+from student.sizes import count_parameters, kv_cache_bytes_per_token
 
 START = "checkpoints/step-000000"
 OUTPUTS = ("config.yaml", "metrics.jsonl", "eval.json", "heldout.jsonl", "student", START)
@@ -205,7 +204,7 @@ def _metrics(session: Session) -> list[Row]:
 
 
 def _evaluate(
-    session: Session, model: Any, text: Text, taught: Lesson, tokenizer: Any, notes: Notes
+    session: Session, model: Student, text: Text, taught: Lesson, tokenizer: Any, notes: Notes
 ) -> None:
     """Measure the finished student, let it answer, and split the time."""
     began = time.perf_counter()
@@ -214,7 +213,7 @@ def _evaluate(
     limit = session.config.evaluate.sample_tokens
     samples = []
     for seed, row in enumerate(taught.answers):
-        continued = answer(model, tokenizer, row["prompt"], limit, seed=seed)
+        continued = write_on(model, tokenizer, row["prompt"], limit, seed=seed)
         samples.append({"id": f"sample-{seed + 1}", **row, "student": continued})
     # A control's held-out signals were captured by the student's run, and are in its bill.
     captured = taught.held.seconds + taught.train.seconds if taught.train else 0.0

@@ -40,6 +40,16 @@ class Sparse:
     tail_mass_N: torch.Tensor
     entropy_N: torch.Tensor
 
+    def take(self, row_P: torch.Tensor) -> "Sparse":
+        """Return what is said at these positions."""
+        return Sparse(
+            self.head_ids_NH[row_P],
+            self.head_p_NH[row_P],
+            self.tail_ids_NR[row_P],
+            self.tail_mass_N[row_P],
+            self.entropy_N[row_P],
+        )
+
     def targets(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids `[N, H + R]` and weights `[N, H + R]`, whose rows sum to 1."""
         draws = self.tail_ids_NR.shape[1]

@@ -1,46 +1,128 @@
-"""What a student is made of, and how large that is.
+"""What a student is made of: two families, and the rules their numbers obey.
 
-Family `mla`: multi-head latent attention and a mixture of experts with bias routing, as in the
-DeepSeek-V3 report (arXiv 2412.19437, sections 2.1.1 and 2.1.2). Sizes are computed from the
-formulas there and tested against the published 671B/37B parameters and 70,272 cache bytes a token.
+`mla`: multi-head latent attention and a mixture of experts with bias routing, as in the
+DeepSeek-V3 report (arXiv 2412.19437, section 2). `v4`: shared-key attention over a sliding window
+and compressed entries, hyper-connections and hash-routed first layers, as in the DeepSeek-V4
+report (arXiv 2606.19348, section 2). Every number of the released configurations has a field here.
 """
 
-from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+import math
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge, Gt
+from pydantic import ConfigDict, Discriminator, Tag
 
 from student.errors import ConfigError
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Gt(0)]
+Natural = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+LayerType = Literal["swa", "csa", "hca"]
+
+_FORBID = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
-class StudentConfig:
-    """One student. Widths are in values, ranks in latent dimensions, counts in pieces."""
+def _check_fields(config: Any) -> None:
+    """Hold each field to the type and bounds its annotation states, whoever made the object."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if value is None and NoneType in options:
+            continue
+        (hint,) = (option for option in options if option is not NoneType)
+        _check_value(field.name, value, hint)
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Annotated:
+        _check_number(name, value, *get_args(hint))
+    elif get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            known = " or ".join(get_args(hint))
+            raise ConfigError(f"{name} is {value!r}; it must be {known}.")
+    elif not isinstance(value, kind := get_origin(hint) or hint):
+        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+
+
+def _check_number(name: str, value: Any, kind: type, bound: Gt | Ge) -> None:
+    whole = kind is int
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        wanted = "a whole number" if whole else "a finite number"
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
+    if isinstance(bound, Gt) and not value > bound.gt:
+        raise ConfigError(f"{name} is {value}; it must be above {bound.gt}.")
+    if isinstance(bound, Ge) and not value >= bound.ge:
+        raise ConfigError(f"{name} is {value}; it must be at least {bound.ge}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Yarn:
+    """YaRN's stretching of rotary frequencies (Peng et al., arXiv 2309.00071).
+
+    Attributes:
+        factor: how many times longer the context becomes.
+        original_positions: context length trained before stretching, in tokens.
+        beta_fast: turns over the original context above which a frequency is left alone.
+        beta_slow: turns below which a frequency is divided by `factor`.
+        mscale_all_dim: DeepSeek-V3's correction of the softmax scale; 0 turns it off, as in V4.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    factor: PositiveFloat = 16.0
+    original_positions: Positive = 65_536
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    mscale_all_dim: Annotated[float, Ge(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a ramp that runs backwards.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+        if self.beta_fast <= self.beta_slow:
+            raise ConfigError(
+                f"beta_fast is {self.beta_fast}; it must be above beta_slow ({self.beta_slow}), "
+                "for it marks the faster frequencies."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MLAConfig:
+    """A student of the `mla` family. Widths are in values, ranks in latent dimensions."""
+
+    __pydantic_config__ = _FORBID
 
     family: Literal["mla"] = "mla"
     hidden_size: Positive = 256
     num_layers: Positive = 4
     num_heads: Positive = 4
-    q_lora_rank: Positive = 128
+    q_lora_rank: Positive | None = 128  # None: queries are not compressed
     kv_lora_rank: Positive = 64
     qk_rope_head_dim: Positive = 32
     qk_nope_head_dim: Positive = 32
     v_head_dim: Positive = 64
     num_dense_layers: Natural = 1
     intermediate_size: Positive = 768
-    num_routed_experts: Annotated[int, Field(ge=2)] = 8
-    num_shared_experts: Natural = 1
+    num_routed_experts: Annotated[int, Ge(2)] = 8
+    num_shared_experts: Positive = 1
     num_experts_per_token: Positive = 2
+    num_expert_groups: Positive = 1
+    num_groups_per_token: Positive = 1
     moe_intermediate_size: Positive = 128
-    routed_scaling_factor: Annotated[float, Field(gt=0)] = 1.0
-    # 0.001 in the report, over a million steps; a run of a hundred steps needs a faster one.
-    bias_update_speed: Annotated[float, Field(ge=0)] = 0.03
+    routed_scaling_factor: PositiveFloat = 1.0
+    num_mtp_layers: Natural = 0
     max_position_embeddings: Positive = 2048
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_theta: PositiveFloat = 10_000.0
+    yarn: Yarn | None = None
+    rms_norm_eps: PositiveFloat = 1e-6
+    initializer_range: PositiveFloat = 0.02
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -49,89 +131,161 @@ class StudentConfig:
         Raises:
             ConfigError: names the field and the rule it breaks.
         """
-        if self.num_experts_per_token > self.num_routed_experts:
-            raise ConfigError(
-                f"num_experts_per_token is {self.num_experts_per_token}, more than "
-                f"num_routed_experts ({self.num_routed_experts}); choose at most that many."
-            )
+        _check_fields(self)
+        _check_rotary(self.qk_rope_head_dim)
+        _check_top_k(self.num_experts_per_token, self.num_routed_experts)
         if self.num_dense_layers > self.num_layers:
             raise ConfigError(
                 f"num_dense_layers is {self.num_dense_layers}, more than num_layers "
                 f"({self.num_layers}); choose at most that many."
             )
-        if self.qk_rope_head_dim % 2:
+        if self.num_routed_experts % self.num_expert_groups:
             raise ConfigError(
-                f"qk_rope_head_dim is {self.qk_rope_head_dim}; rotary dimensions come in pairs, "
-                "so make it even."
+                f"num_routed_experts is {self.num_routed_experts}; it must divide evenly into "
+                f"num_expert_groups ({self.num_expert_groups})."
+            )
+        if self.num_groups_per_token > self.num_expert_groups:
+            raise ConfigError(
+                f"num_groups_per_token is {self.num_groups_per_token}, more than "
+                f"num_expert_groups ({self.num_expert_groups}); choose at most that many."
+            )
+        within = self.num_routed_experts // self.num_expert_groups
+        if self.num_expert_groups > 1 and within < 2:
+            raise ConfigError(
+                f"num_expert_groups is {self.num_expert_groups}; a group needs at least 2 of the "
+                f"{self.num_routed_experts} routed experts, for its two best are its score."
+            )
+        if self.num_experts_per_token > self.num_groups_per_token * within:
+            raise ConfigError(
+                f"num_experts_per_token is {self.num_experts_per_token}, but "
+                f"num_groups_per_token ({self.num_groups_per_token}) groups hold only "
+                f"{self.num_groups_per_token * within} experts."
             )
 
 
-def presets() -> dict[str, StudentConfig]:
-    """Return the named students: `tiny` for tests, `quickstart` for the demo."""
-    quickstart = StudentConfig()
-    tiny = replace(
-        quickstart,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=2,
-        q_lora_rank=16,
-        kv_lora_rank=8,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=16,
-        intermediate_size=64,
-        num_routed_experts=4,
-        moe_intermediate_size=16,
-        max_position_embeddings=256,
-    )
-    return {"tiny": tiny, "quickstart": quickstart}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class V4Config:
+    """A student of the `v4` family. Widths are in values, compressions in tokens an entry.
 
-
-class Parameters(NamedTuple):
-    """How many parameters a student has, and how many of them work on one token."""
-
-    total: int
-    active: int
-
-
-def count_parameters(config: StudentConfig, vocab_size: int) -> Parameters:
-    """Count weights, norms and router included, routing bias (a buffer) and MTP excluded.
-
-    Of the input embedding one row works on a token; as the output head, the whole table does.
+    `layer_types` names the attention of each layer: `swa`, the sliding window alone; `csa`, the
+    window and the entries an indexer chooses; `hca`, the window and all of far fewer entries.
     """
-    d = config.hidden_size
-    expert = 3 * d * config.moe_intermediate_size
-    per_token = config.num_experts_per_token + config.num_shared_experts
-    in_layer = config.num_routed_experts + config.num_shared_experts
-    router = d * config.num_routed_experts
-    num_moe = config.num_layers - config.num_dense_layers
-    shared = config.num_layers * (_attention_parameters(config) + 2 * d) + d
-    shared += config.num_dense_layers * 3 * d * config.intermediate_size
-    table = vocab_size * d
-    tied = config.tie_word_embeddings
-    return Parameters(
-        total=shared + num_moe * (in_layer * expert + router) + (table if tied else 2 * table),
-        active=shared + num_moe * (per_token * expert + router) + (table if tied else table + d),
-    )
+
+    __pydantic_config__ = _FORBID
+
+    family: Literal["v4"] = "v4"
+    layer_types: tuple[LayerType, ...] = ("swa", "csa", "hca", "csa")
+    hidden_size: Positive = 256
+    num_heads: Positive = 4
+    head_dim: Positive = 64
+    qk_rope_head_dim: Positive = 16
+    q_lora_rank: Positive = 128
+    o_groups: Positive = 2
+    o_lora_rank: Positive = 64
+    sliding_window: Positive = 128
+    csa_compression: Positive = 4
+    hca_compression: Positive = 128
+    index_num_heads: Positive = 4
+    index_head_dim: Positive = 32
+    index_top_k: Positive = 64
+    num_hash_layers: Natural = 1
+    num_routed_experts: Annotated[int, Ge(2)] = 8
+    num_experts_per_token: Positive = 2
+    moe_intermediate_size: Positive = 128
+    routed_scaling_factor: PositiveFloat = 1.5
+    swiglu_limit: PositiveFloat = 10.0
+    hc_streams: Positive = 4
+    hc_sinkhorn_iterations: Positive = 20
+    hc_eps: PositiveFloat = 1e-6
+    hc_initial_gate: Annotated[float, Ge(0)] = 0.01
+    num_mtp_layers: Natural = 1
+    max_position_embeddings: Positive = 2048
+    rope_theta: PositiveFloat = 10_000.0
+    compress_rope_theta: PositiveFloat = 160_000.0
+    yarn: Yarn | None = None
+    rms_norm_eps: PositiveFloat = 1e-6
+    initializer_range: PositiveFloat = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+        _check_rotary(self.qk_rope_head_dim)
+        _check_top_k(self.num_experts_per_token, self.num_routed_experts)
+        known = get_args(LayerType)
+        if not self.layer_types:
+            raise ConfigError("layer_types is empty; name the attention of each layer.")
+        for layer, kind in enumerate(self.layer_types):
+            if kind not in known:
+                raise ConfigError(
+                    f"layer_types[{layer}] is {kind!r}; it must be one of {', '.join(known)}."
+                )
+        self._check_heads()
+        if self.sliding_window > self.max_position_embeddings:
+            raise ConfigError(
+                f"sliding_window is {self.sliding_window}, more than max_position_embeddings "
+                f"({self.max_position_embeddings}); choose at most that many tokens."
+            )
+        if self.num_hash_layers > self.num_layers:
+            raise ConfigError(
+                f"num_hash_layers is {self.num_hash_layers}, more than the {self.num_layers} "
+                "layers of layer_types; choose at most that many."
+            )
+
+    def _check_heads(self) -> None:
+        if self.qk_rope_head_dim > self.head_dim:
+            raise ConfigError(
+                f"qk_rope_head_dim is {self.qk_rope_head_dim}, more than head_dim "
+                f"({self.head_dim}), of which it is the rotated part."
+            )
+        if "csa" in self.layer_types and self.qk_rope_head_dim > self.index_head_dim:
+            raise ConfigError(
+                f"index_head_dim is {self.index_head_dim}, less than qk_rope_head_dim "
+                f"({self.qk_rope_head_dim}), which is rotated inside it."
+            )
+        if self.num_heads % self.o_groups:
+            raise ConfigError(
+                f"num_heads is {self.num_heads}; it must divide evenly into o_groups "
+                f"({self.o_groups})."
+            )
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers there are, prediction layers not counted."""
+        return len(self.layer_types)
+
+    def compression(self, kind: LayerType) -> int:
+        """Return the tokens an entry stands for in a layer of this kind; 0 without entries."""
+        return {"swa": 0, "csa": self.csa_compression, "hca": self.hca_compression}[kind]
 
 
-def _attention_parameters(config: StudentConfig) -> int:
-    """Count one layer's attention: W_DQ, W_UQ, W_DKV with W_KR, W_UK with W_UV, W_O, two norms."""
-    d, heads = config.hidden_size, config.num_heads
-    q_head = config.qk_nope_head_dim + config.qk_rope_head_dim
-    kv_head = config.qk_nope_head_dim + config.v_head_dim
-    return (
-        d * config.q_lora_rank
-        + config.q_lora_rank * heads * q_head
-        + d * (config.kv_lora_rank + config.qk_rope_head_dim)
-        + config.kv_lora_rank * heads * kv_head
-        + heads * config.v_head_dim * d
-        + config.q_lora_rank
-        + config.kv_lora_rank
-    )
+def _check_rotary(width: int) -> None:
+    if width % 2:
+        raise ConfigError(
+            f"qk_rope_head_dim is {width}; rotary dimensions come in pairs, so make it even."
+        )
 
 
-def kv_cache_bytes_per_token(config: StudentConfig, bytes_per_value: int = 2) -> int:
-    """Return the cache of one token: the latent and the shared rope key of every layer."""
-    values = config.kv_lora_rank + config.qk_rope_head_dim
-    return config.num_layers * values * bytes_per_value
+def _check_top_k(chosen: int, experts: int) -> None:
+    if chosen > experts:
+        raise ConfigError(
+            f"num_experts_per_token is {chosen}, more than num_routed_experts ({experts}); "
+            "choose at most that many."
+        )
+
+
+def _family(value: Any) -> str:
+    """Return the family of a mapping or a config; `mla` where it is not said."""
+    if isinstance(value, MLAConfig | V4Config):
+        return value.family
+    return str(value.get("family", "mla")) if isinstance(value, dict) else "mla"
+
+
+StudentConfig = Annotated[
+    Annotated[MLAConfig, Tag("mla")] | Annotated[V4Config, Tag("v4")], Discriminator(_family)
+]
+"""Either family, told apart by the key `family`."""

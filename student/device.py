@@ -9,7 +9,7 @@ import platform
 import re
 import resource
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -68,6 +68,33 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which a surrounding `autocast` is off: what enters keeps its dtype."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def product_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return the dtype a surrounding `autocast` would run a product with `x` in."""
+    if torch.is_autocast_enabled(x.device.type) and x.element_size() <= 4:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def waits_are_free(device: torch.device) -> bool:
+    """Tell whether the host may look at a value without waiting for a queue of work."""
+    return device.type == "cpu"
+
+
+def tile_elements(device: torch.device) -> int:
+    """Return how many numbers a tile of work should hold: few enough for a CPU's cache.
+
+    An accelerator waits for each launch instead, so its tiles are large.
+    """
+    return 2**19 if device.type == "cpu" else 2**26
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device's queue, so that a clock read next is true."""
     if device.type != "cpu":
@@ -102,7 +129,7 @@ def has_fused_adamw(device: torch.device) -> bool:
 
 
 def has_grouped_experts(device: torch.device) -> bool:
-    """Tell whether transformers' grouped product over experts serves this device.
+    """Tell whether transformers' grouped product over a teacher's experts serves this device.
 
     It counts tokens with an integer histogram, which torch_npu documents for floats alone, and
     its product has no kernel there; the plain loop over experts runs everywhere.

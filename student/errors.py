@@ -13,6 +13,10 @@ class ConfigError(StudentError):
     exit_code = 2
 
 
+class ShapeError(ConfigError):
+    """Tokens, documents or a cache that do not fit the student or one another."""
+
+
 class DeviceError(StudentError):
     """A device that was asked for and is not there; never answered by a silent run on CPU."""
 

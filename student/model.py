@@ -1,82 +1,628 @@
-"""Build the network of a student, and the two calls training makes of it.
+"""The network of a student, both families, from tokens to what the output head reads.
 
-The network is transformers' `DeepseekV3ForCausalLM` (multi-head latent attention, mixture of
-experts with bias routing). Weights are drawn on the CPU from a seed and moved to the device, so
-the same seed is the same student on every stack.
+Read top-down: `Student` runs its blocks over one stream of documents and then its prediction
+layers; a block is attention and a feed-forward layer, joined to the residual as its family does.
+Weights are drawn on the CPU from a seed and moved to the device, so the same seed is the same
+student on every stack. Auxiliary losses are returned, never hung on hooks, so that recomputing a
+block (activation checkpointing) keeps their gradients.
 
-Shapes: B sequences, S tokens a sequence, D hidden_size, V vocabulary.
+Shapes: N tokens of the stream, D hidden_size, M streams of v4's residual, V vocabulary, E experts.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from student import device as devices
-from student.config import StudentConfig
+from student.cache import Clock, EntryMaker, IndexCache, MLACache, V4Cache
+from student.choices import Choices
+from student.config import LayerType, MLAConfig, V4Config
+from student.documents import Documents
+from student.errors import ShapeError
+from student.hyper_connection import HyperConnection, StreamHead, expand
+from student.mla import MLAPositions, MLAttention
+from student.moe import HashRouter, Mixture, Router, SwiGLU, hash_table
+from student.mtp import MLAPredictor, V4Predictor
+from student.norm import RMSNorm
+from student.rotary import Angles, angles, frequencies
+from student.v4_attention import Memory, Positions, V4Attention
+from student.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from student.generate import Sampling
+
+
+class Turns(NamedTuple):
+    """The angles of one decoding step's tokens; `compress` is v4's."""
+
+    main: Angles
+    compress: Angles
+
+
+class Pass(NamedTuple):
+    """What one forward pass wants of a block.
+
+    Attributes:
+        token_N: int64 tokens, which hash routers read.
+        dense: attend to every entry seen, as before sparse attention is introduced.
+        losses: compute the balance loss and the indexer's.
+    """
+
+    token_N: torch.Tensor
+    dense: bool
+    losses: bool
+
+
+class Made(NamedTuple):
+    """What a block returns.
+
+    Attributes:
+        state: the residual, `[N, D]` in mla and `[N, M, D]` in v4.
+        experts: int64 `[N, K]`, None in a dense layer.
+        entries: int64 `[N, K]`, None where no indexer's choice binds.
+        load_E: float32, tokens each expert was given, None in a dense layer.
+        balance_loss: scalar or None.
+        index_loss: scalar or None.
+        memory: what cached decoding keeps of these tokens.
+    """
+
+    state: torch.Tensor
+    experts: torch.Tensor | None
+    entries: torch.Tensor | None
+    load_E: torch.Tensor | None
+    balance_loss: torch.Tensor | None
+    index_loss: torch.Tensor | None
+    memory: Memory | torch.Tensor
+
+
+class MLABlock(nn.Module):
+    """Attention, then a dense or mixture layer, each added to one residual stream."""
+
+    def __init__(self, config: MLAConfig, *, dense: bool) -> None:
+        super().__init__()
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.attn_norm, self.ffn_norm = RMSNorm(d, eps), RMSNorm(d, eps)
+        self.attn = MLAttention(config)
+        shared = config.num_shared_experts * config.moe_intermediate_size
+        self.ffn: SwiGLU | Mixture = (
+            SwiGLU(d, config.intermediate_size, None)
+            if dense
+            else Mixture(config, Router(config), shared)
+        )
+
+    def forward(
+        self,
+        x_ND: torch.Tensor,
+        positions: MLAPositions,
+        wanted: Pass,
+        expert_NK: torch.Tensor | None,
+        entry_NK: torch.Tensor | None,
+    ) -> Made:
+        """Run the block on a stream; `entry_NK` is v4's and ignored."""
+        out_ND, memory_NF = self.attn(self.attn_norm(x_ND), positions)
+        x_ND = x_ND + out_ND
+        normed_ND = self.ffn_norm(x_ND)
+        if isinstance(self.ffn, SwiGLU):
+            return Made(x_ND + self.ffn(normed_ND), None, None, None, None, None, memory_NF)
+        mixed = self.ffn(
+            normed_ND,
+            wanted.token_N,
+            expert_NK=expert_NK,
+            balanced_over=positions.documents if wanted.losses else None,
+        )
+        state_ND = x_ND + mixed.output_ND.to(x_ND.dtype)  # experts are summed in float32
+        return Made(
+            state_ND, mixed.expert_NK, None, mixed.load_E, mixed.balance_loss, None, memory_NF
+        )
+
+    def step(
+        self,
+        x_BD: torch.Tensor,
+        cache: MLACache | V4Cache,
+        turns: Turns,
+        token_B: torch.Tensor,
+        entry_BK: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Run the block on one more token of each sequence: the residual and its choices."""
+        assert isinstance(cache, MLACache)
+        x_BD = x_BD + self.attn.step(self.attn_norm(x_BD), cache, turns.main)
+        normed_BD = self.ffn_norm(x_BD)
+        if isinstance(self.ffn, SwiGLU):
+            return x_BD + self.ffn(normed_BD), None, None
+        mixed = self.ffn(normed_BD, token_B, expert_NK=None, balanced_over=None)
+        return x_BD + mixed.output_ND.to(x_BD.dtype), mixed.expert_NK, None
+
+
+class V4Block(nn.Module):
+    """Attention, then a mixture, each reading and writing the streams by a hyper-connection."""
+
+    def __init__(self, config: V4Config, kind: LayerType, vocab_size: int, *, hashed: bool) -> None:
+        super().__init__()
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.attn_norm, self.ffn_norm = RMSNorm(d, eps), RMSNorm(d, eps)
+        self.attn_hc, self.ffn_hc = HyperConnection(config), HyperConnection(config)
+        self.attn = V4Attention(config, kind)
+        router = HashRouter(config, vocab_size) if hashed else Router(config)
+        self.ffn = Mixture(config, router, config.moe_intermediate_size)
+
+    def forward(
+        self,
+        streams_NMD: torch.Tensor,
+        positions: Positions,
+        wanted: Pass,
+        expert_NK: torch.Tensor | None,
+        entry_NK: torch.Tensor | None,
+    ) -> Made:
+        """Run the block on a stream of documents."""
+        mixing = self.attn_hc(streams_NMD)
+        attended = self.attn(
+            self.attn_norm(mixing.input_ND),
+            positions,
+            choice_NK=entry_NK,
+            dense=wanted.dense,
+            train_indexer=wanted.losses,
+        )
+        streams_NMD = expand(mixing, attended.output_ND, streams_NMD)
+        mixing = self.ffn_hc(streams_NMD)
+        mixed = self.ffn(
+            self.ffn_norm(mixing.input_ND),
+            wanted.token_N,
+            expert_NK=expert_NK,
+            balanced_over=positions.documents if wanted.losses else None,
+        )
+        return Made(
+            expand(mixing, mixed.output_ND, streams_NMD),
+            mixed.expert_NK,
+            attended.choice_NK,
+            mixed.load_E,
+            mixed.balance_loss,
+            attended.index_loss,
+            attended.memory,
+        )
+
+    def step(
+        self,
+        streams_BMD: torch.Tensor,
+        cache: MLACache | V4Cache,
+        turns: Turns,
+        token_B: torch.Tensor,
+        entry_BK: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Run the block on one more token of each sequence: the streams and its choices."""
+        assert isinstance(cache, V4Cache)
+        mixing = self.attn_hc(streams_BMD)
+        turn = turns.main if self.attn.kind == "swa" else turns.compress
+        out_BD, chosen_BK = self.attn.step(
+            self.attn_norm(mixing.input_ND), cache, turn, choice_BK=entry_BK
+        )
+        streams_BMD = expand(mixing, out_BD, streams_BMD)
+        mixing = self.ffn_hc(streams_BMD)
+        out_BD, expert_BK = self.ffn.step(self.ffn_norm(mixing.input_ND), token_B)
+        return expand(mixing, out_BD, streams_BMD), expert_BK, chosen_BK
+
+
+class Ahead(NamedTuple):
+    """What a prediction layer made: row p predicts what the main head predicts at `target_P[p]`.
+
+    Attributes:
+        hidden_PD: what the shared head reads.
+        target_P: int64 places in the stream, on the student's device.
+        target: the same on the host.
+    """
+
+    hidden_PD: torch.Tensor
+    target_P: torch.Tensor
+    target: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Vocabulary:
-    """Size and special tokens of the tokenizer a student is built for."""
+class Output:
+    """One forward pass.
 
-    size: int
-    bos: int
-    eos: int
-    pad: int
+    Attributes:
+        hidden_ND: normed; the output head reads it.
+        ahead: a depth of multi-token prediction each, empty unless asked for.
+        choices: what routers and indexers chose.
+        loads: float32 `[E]` a layer, tokens each expert was given; None in dense layers.
+            Prediction layers, where they ran, come last.
+        balance_loss: sum over layers, to be weighted (1e-4 in both reports); 0 unless asked for.
+        index_loss: sum over indexers, in nats; moves nothing but them; 0 unless asked for.
+        memory: what cached decoding keeps, a layer each.
+    """
+
+    hidden_ND: torch.Tensor
+    ahead: tuple[Ahead, ...]
+    choices: Choices
+    loads: tuple[torch.Tensor | None, ...]
+    balance_loss: torch.Tensor
+    index_loss: torch.Tensor
+    memory: tuple[Memory | torch.Tensor, ...]
 
 
-def transformers_config(config: StudentConfig, vocabulary: Vocabulary) -> DeepseekV3Config:
-    """Translate a student into the field names of the released `deepseek_v3` layout."""
-    return DeepseekV3Config(
-        vocab_size=vocabulary.size,
-        bos_token_id=vocabulary.bos,
-        eos_token_id=vocabulary.eos,
-        pad_token_id=vocabulary.pad,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_heads,
-        q_lora_rank=config.q_lora_rank,
-        kv_lora_rank=config.kv_lora_rank,
-        qk_rope_head_dim=config.qk_rope_head_dim,
-        qk_nope_head_dim=config.qk_nope_head_dim,
-        v_head_dim=config.v_head_dim,
-        first_k_dense_replace=config.num_dense_layers,
-        intermediate_size=config.intermediate_size,
-        n_routed_experts=config.num_routed_experts,
-        n_shared_experts=config.num_shared_experts,
-        num_experts_per_tok=config.num_experts_per_token,
-        moe_intermediate_size=config.moe_intermediate_size,
-        routed_scaling_factor=config.routed_scaling_factor,
-        norm_topk_prob=True,
-        n_group=1,
-        topk_group=1,
-        max_position_embeddings=config.max_position_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        tie_word_embeddings=config.tie_word_embeddings,
-        # The layout's default is 1: engines would look for a prediction layer that is not built.
-        num_nextn_predict_layers=0,
-    )
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What decoding remembers: how far each sequence is, and a table a layer."""
+
+    clock: Clock
+    layers: list[MLACache | V4Cache]
+
+
+class Prefilled(NamedTuple):
+    """Prompts that were run: what the head reads at the end of each, and their cache."""
+
+    hidden_BD: torch.Tensor
+    cache: Cache
+
+
+class Student(nn.Module):
+    """A causal language model of either family.
+
+    `Student.build` makes one from a seed, `Student.load` reads one from disk.
+    """
+
+    def __init__(self, config: MLAConfig | V4Config, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        d, eps = config.hidden_size, config.rms_norm_eps
+        self.embed = nn.Embedding(vocabulary.size, d)
+        self.layers = nn.ModuleList(_blocks(config, vocabulary.size))
+        self.norm = RMSNorm(d, eps)
+        self.stream_head = StreamHead(config) if isinstance(config, V4Config) else None
+        self.mtp = nn.ModuleList(_predictors(config, vocabulary.size))
+        if not config.tie_word_embeddings:
+            self.head = nn.Linear(d, vocabulary.size, bias=False)
+        for name, frequency_R in _frequencies(config).items():
+            self.register_buffer(name, frequency_R, persistent=False)
+
+    @classmethod
+    def build(
+        cls,
+        config: MLAConfig | V4Config,
+        vocabulary: Vocabulary,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> "Student":
+        """Return a freshly initialised student in float32; see `build`."""
+        return build(config, vocabulary, seed=seed, device=device or torch.device("cpu"))
+
+    @classmethod
+    def load(cls, path: Path, *, device: torch.device | None = None) -> "Student":
+        """Return the student in the directory `path`; see `student.weights.load`.
+
+        Raises:
+            WeightsError: there is none, or its files are damaged or not of these families.
+        """
+        from student import weights  # files know the network; the network need not know files
+
+        return weights.load(path, device=device or torch.device("cpu"))
+
+    def save(self, path: Path, tokenizer: Any = None) -> None:
+        """Write the released layout, which transformers loads; see `student.weights.save`.
+
+        Raises:
+            WeightsError: the disk refused; what stood at `path` before still stands.
+        """
+        from student import weights
+
+        weights.save(self, tokenizer, path)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        sampling: "Sampling | None" = None,
+        stop: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Return what the student writes after each prompt; see `student.generate.generate`."""
+        from student.generate import generate
+
+        return generate(self, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+
+    def head_weight(self) -> nn.Parameter:
+        """Return the output projection `[V, D]`, which is the embedding where they are tied."""
+        table: nn.Module = self.embed if self.config.tie_word_embeddings else self.head
+        return table.get_parameter("weight")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    def blocks(self) -> Iterator[MLABlock | V4Block]:
+        """Yield every block, prediction layers' last, in the order of `Output.loads`."""
+        for module in (*self.layers, *(predictor.block for predictor in self.mtp)):
+            assert isinstance(module, MLABlock | V4Block)
+            yield module
+
+    def forward(
+        self,
+        token_N: torch.Tensor,
+        documents: Documents,
+        *,
+        replay: Choices | None = None,
+        dense: bool = False,
+        losses: bool = False,
+        ahead: bool = False,
+        recompute: bool = False,
+    ) -> Output:
+        """Run the student on one stream of documents.
+
+        Args:
+            token_N: int64 tokens on the student's device.
+            documents: where documents begin and end; on the same device.
+            replay: choices to repeat where they are given.
+            dense: v4: attend to every entry seen; the stage before sparse attention.
+            losses: compute the balance and indexer losses.
+            ahead: run the prediction layers too.
+            recompute: keep each block's input alone and run the block again in the backward pass.
+
+        Raises:
+            ShapeError: tokens and documents do not fit.
+        """
+        if token_N.shape != (documents.num_tokens,):
+            raise ShapeError(
+                f"token_N has shape {tuple(token_N.shape)}; documents of {documents.num_tokens} "
+                "tokens need one dimension of that length."
+            )
+        run = _Run(replay, dense, losses, recompute)
+        positions = self.positions(documents)
+        state = self._embed(token_N)
+        for module in self.layers:
+            state = run.block(module, state, positions, token_N)
+        hidden_ND = self.norm(state if self.stream_head is None else self.stream_head(state))
+        further: list[Ahead] = []
+        if ahead:
+            state = hidden_ND if self.stream_head is None else state
+            further = self._look_ahead(run, state, token_N, documents)
+        return run.output(hidden_ND, further)
+
+    def _look_ahead(
+        self, run: "_Run", state: torch.Tensor, token_N: torch.Tensor, documents: Documents
+    ) -> list[Ahead]:
+        """Run the prediction layers, each on a stream one token a document shorter."""
+        further: list[Ahead] = []
+        left: Documents | None = documents
+        for depth, predictor in enumerate(self.mtp, start=1):
+            assert isinstance(predictor, MLAPredictor | V4Predictor) and left is not None
+            cut, step = documents.shortened(depth), left.shortened(1)
+            left = step.documents
+            if left is None:
+                break
+            target_P = cut.kept_P + depth
+            later_P = token_N[target_P]
+            state = predictor.join(self.embed(later_P), state[step.kept_P])
+            state = run.block(predictor.block, state, self.positions(left), later_P)
+            read_PD = predictor.read(state)
+            further.append(Ahead(read_PD, target_P, cut.kept + depth))
+            state = read_PD if self.stream_head is None else state
+        return further
+
+    @torch.no_grad()
+    def remember(self, token_N: torch.Tensor, documents: Documents, capacity: int) -> "Prefilled":
+        """Run prompts, a document each, and keep what decoding needs of them; no gradient is kept.
+
+        Args:
+            token_N: int64 tokens on the student's device.
+            documents: the prompts.
+            capacity: tokens a sequence may reach, prompt included.
+
+        Raises:
+            ShapeError: a prompt is longer than `capacity`, or capacity than the student's.
+        """
+        longest = self.config.max_position_embeddings
+        if capacity > longest:
+            raise ShapeError(
+                f"capacity is {capacity} tokens, more than max_position_embeddings ({longest})."
+            )
+        clock = Clock(documents.lengths, capacity, self.device)
+        output = self(token_N, documents)
+        caches = []
+        for block, memory in zip(self.layers, output.memory, strict=True):
+            assert isinstance(block, MLABlock | V4Block)
+            caches.append(self._cache(block, clock, documents, memory))
+        hidden_BD = output.hidden_ND[documents.last()]
+        return Prefilled(hidden_BD, Cache(clock, caches))
+
+    def _cache(
+        self,
+        block: "MLABlock | V4Block",
+        clock: Clock,
+        documents: Documents,
+        memory: Memory | torch.Tensor,
+    ) -> MLACache | V4Cache:
+        if isinstance(memory, torch.Tensor):
+            kept = MLACache(clock, memory.shape[-1], memory.dtype)
+            kept.fill(documents, memory)
+            return kept
+        assert isinstance(block, V4Block)
+        attn, frequency_R = block.attn, self.get_buffer("compress_R")
+        dtype, maker, index = memory.key_NF.dtype, None, None
+        if attn.compressor is not None:
+            maker = EntryMaker(clock, attn.compressor, frequency_R, dtype)
+        if attn.indexer is not None and memory.index_entry_TF is not None:
+            assert memory.index_makings is not None
+            of_index = EntryMaker(clock, attn.indexer.compressor, frequency_R, dtype)
+            index = IndexCache(clock, of_index, dtype)
+            index.fill(documents, memory.index_entry_TF, memory.index_makings)
+        table = V4Cache(clock, attn.window, memory.key_NF.shape[-1], maker, index, dtype)
+        table.fill(documents, memory.key_NF, memory.entry_TF, memory.makings)
+        return table
+
+    @torch.no_grad()
+    def decode(
+        self, token_B: torch.Tensor, cache: "Cache", *, replay: Choices | None = None
+    ) -> tuple[torch.Tensor, Choices]:
+        """Run one more token of each sequence; no gradient is kept.
+
+        Args:
+            token_B: int64 tokens on the student's device.
+            cache: from `remember`; moved on by one token.
+            replay: entries to attend to in place of the indexer's choice, places in each
+                sequence's own entries.
+
+        Returns:
+            hidden_BD: what the output head reads.
+            choices: of experts and of entries.
+
+        Raises:
+            ShapeError: the cache is full, or made for another batch.
+        """
+        clock = cache.clock
+        if token_B.shape != clock.place_B.shape:
+            raise ShapeError(
+                f"token_B has shape {tuple(token_B.shape)}; the cache holds "
+                f"{len(clock.place)} sequences, so give one token for each."
+            )
+        clock.check_room()
+        # Prediction layers, the last of the blocks, have no part in decoding.
+        main = angles(clock.place_B, self.get_buffer("main_R"))
+        compress = main
+        if isinstance(self.config, V4Config):
+            compress = angles(clock.place_B, self.get_buffer("compress_R"))
+        turns, state = Turns(main, compress), self._embed(token_B)
+        experts, entries = [], []
+        for place, (block, layer) in enumerate(zip(self.blocks(), cache.layers, strict=False)):
+            given = None if replay is None else replay.entries[place]
+            state, expert_BK, entry_BK = block.step(state, layer, turns, token_B, given)
+            experts.append(expert_BK)
+            entries.append(entry_BK)
+        clock.advance()
+        hidden_BD = self.norm(state if self.stream_head is None else self.stream_head(state))
+        return hidden_BD, Choices(experts=tuple(experts), entries=tuple(entries))
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return `[N, V]`; for a few rows at a time, as in decoding."""
+        return F.linear(hidden_ND, self.head_weight())
+
+    def _embed(self, token_N: torch.Tensor) -> torch.Tensor:
+        embedded_ND = self.embed(token_N)
+        if isinstance(self.config, MLAConfig):
+            return embedded_ND
+        return embedded_ND.unsqueeze(1).expand(-1, self.config.hc_streams, -1).contiguous()
+
+    def positions(self, documents: Documents) -> MLAPositions | Positions:
+        """Return the angles of a stream's tokens."""
+        if isinstance(self.config, MLAConfig):
+            return MLAPositions.of(documents, self.get_buffer("main_R"))
+        main_R, compress_R = self.get_buffer("main_R"), self.get_buffer("compress_R")
+        return Positions.of(documents, main_R, compress_R)
+
+
+class _Run:
+    """One forward pass under way: what is wanted of every block, and what they made."""
+
+    def __init__(self, replay: Choices | None, dense: bool, losses: bool, recompute: bool) -> None:
+        self.replay, self.dense, self.losses, self.recompute = replay, dense, losses, recompute
+        self.made: list[Made] = []
+
+    def block(
+        self,
+        block: nn.Module,
+        state: torch.Tensor,
+        positions: MLAPositions | Positions,
+        token_N: torch.Tensor,
+    ) -> torch.Tensor:
+        """Run one block, note what it made, return the new residual."""
+        place = len(self.made)
+        experts, entries = (None, None) if self.replay is None else self.replay.at(place)
+        given = (state, positions, Pass(token_N, self.dense, self.losses), experts, entries)
+        if self.recompute and torch.is_grad_enabled():
+            # Nothing here draws random numbers, so there is no state of a generator to restore.
+            made = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
+        else:
+            made = block(*given)
+        self.made.append(made)
+        state = made.state
+        return state
+
+    def output(self, hidden_ND: torch.Tensor, ahead: list[Ahead]) -> Output:
+        """Gather what all blocks made."""
+        nothing = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        balance = [made.balance_loss for made in self.made if made.balance_loss is not None]
+        index = [made.index_loss for made in self.made if made.index_loss is not None]
+        return Output(
+            hidden_ND=hidden_ND,
+            ahead=tuple(ahead),
+            choices=Choices(
+                experts=tuple(made.experts for made in self.made),
+                entries=tuple(made.entries for made in self.made),
+            ),
+            loads=tuple(made.load_E for made in self.made),
+            balance_loss=torch.stack(balance).sum() if balance else nothing,
+            index_loss=torch.stack(index).sum() if index else nothing,
+            memory=tuple(made.memory for made in self.made),
+        )
+
+
+def _blocks(config: MLAConfig | V4Config, vocab_size: int) -> Iterator[nn.Module]:
+    if isinstance(config, MLAConfig):
+        for layer in range(config.num_layers):
+            yield MLABlock(config, dense=layer < config.num_dense_layers)
+        return
+    for layer, kind in enumerate(config.layer_types):
+        yield V4Block(config, kind, vocab_size, hashed=layer < config.num_hash_layers)
+
+
+def _predictors(config: MLAConfig | V4Config, vocab_size: int) -> Iterator[nn.Module]:
+    for _ in range(config.num_mtp_layers):
+        if isinstance(config, MLAConfig):
+            yield MLAPredictor(config, MLABlock(config, dense=False))
+        else:
+            yield V4Predictor(config, V4Block(config, "swa", vocab_size, hashed=False))
+
+
+def _frequencies(config: MLAConfig | V4Config) -> dict[str, torch.Tensor]:
+    """Return the rotary frequencies; in v4 only layers with entries are stretched."""
+    width = config.qk_rope_head_dim
+    if isinstance(config, MLAConfig):
+        return {"main_R": frequencies(width, config.rope_theta, config.yarn)}
+    return {
+        "main_R": frequencies(width, config.rope_theta, None),
+        "compress_R": frequencies(width, config.compress_rope_theta, config.yarn),
+    }
 
 
 def build(
-    config: StudentConfig, vocabulary: Vocabulary, *, seed: int, device: torch.device
-) -> DeepseekV3ForCausalLM:
-    """Return a freshly initialised student in float32; the caller's random state is untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = DeepseekV3ForCausalLM(transformers_config(config, vocabulary))
-    if not devices.has_grouped_experts(device):
-        model.set_experts_implementation("eager")
-    return model.to(device)
+    config: MLAConfig | V4Config, vocabulary: Vocabulary, *, seed: int, device: torch.device
+) -> Student:
+    """Return a freshly initialised student in float32; no random state but its own is used."""
+    with torch.random.fork_rng(devices=[]):  # what layers begin with is drawn, and replaced
+        student = Student(config, vocabulary).float()
+    initialise(student, seed)
+    return student.to(device)
 
 
-def hidden_states(model: DeepseekV3ForCausalLM, tokens_BS: torch.Tensor) -> torch.Tensor:
-    """Return the final normed hidden states `[B, S, D]` of right-aligned, unpadded tokens."""
-    return model.model(input_ids=tokens_BS, use_cache=False).last_hidden_state
+@torch.no_grad()
+def initialise(student: Student, seed: int) -> None:
+    """Draw every weight of a student that is on the CPU.
 
-
-def head_weight(model: DeepseekV3ForCausalLM) -> torch.nn.Parameter:
-    """Return the output projection `[V, D]`."""
-    return model.lm_head.weight
+    Matrices are normal with `initializer_range`; norms begin at 1; sinks, position and stream
+    biases at 0; the gates of hyper-connections small, as their paper asks; hash tables are dealt.
+    """
+    config = student.config
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in student.named_parameters():
+        match name.rpartition(".")[2]:
+            case "weight" if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            case "sinks" | "position_bias" | "base":
+                parameter.zero_()
+            case "scale":
+                assert isinstance(config, V4Config)
+                parameter.fill_(config.hc_initial_gate)
+            case _:
+                parameter.normal_(0.0, config.initializer_range, generator=generator)
+    if isinstance(config, V4Config):
+        rng = np.random.default_rng(seed)
+        experts, top_k = config.num_routed_experts, config.num_experts_per_token
+        for name, buffer in student.named_buffers():
+            if name.endswith(".table"):
+                buffer.copy_(hash_table(student.vocabulary.size, experts, top_k, rng))

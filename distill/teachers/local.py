@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from audit.attest import tree_digest
 from distill.errors import TeacherError
+from student import device as devices
 from student import weights
 from student.errors import WeightsError
-from student.model import Vocabulary
+from student.vocabulary import Vocabulary
 
 
 class LocalTeacher:
@@ -28,7 +30,7 @@ class LocalTeacher:
         self.path = path
         self.device = device
         try:
-            self.model = weights.load(path, device=device, dtype=dtype).requires_grad_(False)
+            self.model = load_model(path, device=device, dtype=dtype).requires_grad_(False)
             self.tokenizer = weights.load_tokenizer(path)
         except WeightsError as error:
             raise TeacherError(f"teacher {name!r}: {error}") from error
@@ -72,6 +74,33 @@ class LocalTeacher:
         """Return the last hidden states `[B, S, T]`, whose product with the head is the logits."""
         backbone = self.model.get_decoder()
         return backbone(input_ids=tokens_BS.to(self.device), use_cache=False).last_hidden_state
+
+
+def load_model(
+    path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Return the causal language model in `path`, in eval mode.
+
+    Raises:
+        WeightsError: there is no model there, or its files are damaged.
+    """
+    weights.require(path)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises whatever its readers raise
+        reason = weights.first_line(error)
+        raise WeightsError(f"cannot load the model in {path}: {reason}") from error
+    if found["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(found["missing_keys"])
+        raise WeightsError(
+            f"cannot load the model in {path}: its files hold no {missing[0]} "
+            f"({len(missing)} of its tensors are missing)."
+        )
+    if not devices.has_grouped_experts(device):
+        model.set_experts_implementation("eager")
+    return model.to(device).eval()
 
 
 @torch.inference_mode()

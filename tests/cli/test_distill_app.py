@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import pytest
-import transformers
 import yaml
 
 from audit.attest import tree_digest
@@ -23,6 +22,7 @@ from distill import checkpoint, store
 from distill.resources import shipped
 from distill.teachers import embedded
 from distill.train import Trainer
+from student import weights
 from tests.fakes.commands import (
     WITHOUT_TORCH,
     call,
@@ -329,8 +329,7 @@ def full_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
 def full_student(patch: pytest.MonkeyPatch) -> None:
     # The first call keeps the start, the second is the student's.
-    kind = transformers.PreTrainedModel
-    patch.setattr(kind, "save_pretrained", at_call(2, FULL, kind.save_pretrained))
+    patch.setattr(weights, "save_file", at_call(2, FULL, weights.save_file))
 
 
 def full_page(patch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,9 @@ def test_an_unknown_nested_key_names_its_section_too():
 
 
 def test_an_unknown_key_near_to_none_lists_the_known_ones():
-    message = refused("train:\n  zzz: 4\n")
-    assert message == "run.yaml:2: unknown key 'zzz' in train; known keys: steps, batch_size."
+    message = refused("checkpoint:\n  zzz: 4\n")
+    known = "every_steps, sync_seconds."
+    assert message == f"run.yaml:2: unknown key 'zzz' in checkpoint; known keys: {known}"
 
 
 @pytest.mark.parametrize(

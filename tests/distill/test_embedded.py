@@ -10,6 +10,7 @@ import torch
 from audit.attest import file_digest
 from distill.errors import TeacherError
 from distill.teachers import embedded
+from distill.teachers.local import load_model
 from student import weights
 
 ENGLISH = (
@@ -152,7 +153,7 @@ def test_the_real_teacher_reads_plain_english_and_is_converted_once(cache):
     path = embedded.ensure(said.append)
     assert len(said) == 1
     device = torch.device("cpu")
-    model, tokenizer = weights.load(path, device=device), weights.load_tokenizer(path)
+    model, tokenizer = load_model(path, device=device), weights.load_tokenizer(path)
     assert perplexity(model, tokenizer, ENGLISH) < 20
     scrambled = " ".join(sorted(ENGLISH.split(), key=lambda word: word[::-1]))
     assert perplexity(model, tokenizer, scrambled) > 60

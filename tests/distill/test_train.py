@@ -13,8 +13,9 @@ from distill.errors import DistillError
 from distill.signals import sparsify
 from distill.teachers.local import LocalTeacher
 from distill.train import Trainer, batch_at, learning_rate, run
-from student.config import presets
-from student.model import Vocabulary, build
+from student.catalogue import presets
+from student.model import build
+from student.vocabulary import Vocabulary
 from tests.fakes.lessons import random_signal, random_windows
 from tests.fakes.teachers import tiny_config
 
@@ -29,6 +30,14 @@ CONFIG = RunConfig(
     train=TrainConfig(steps=7, batch_size=4),
 )
 WINDOWS = random_windows(COUNT, LENGTH, VOCAB)
+V4 = replace(presets()["v4-tiny"], sliding_window=4, index_top_k=2)
+# Everything a step can do: prediction layers, both optimizers, delayed routing, two stages.
+WHOLE = replace(
+    CONFIG,
+    student=V4,
+    optimizer=OptimizerConfig(name="muon", learning_rate=1e-2, warmup_steps=2),
+    train=TrainConfig(steps=7, batch_size=4, dense_steps=2, routing_delay=2),
+)
 
 
 def trainer(config: RunConfig = CONFIG, *, taught: bool = True, device=CPU) -> Trainer:
@@ -94,7 +103,8 @@ def test_without_warm_up_the_first_step_has_the_peak_rate():
 def test_the_optimizer_is_given_the_scheduled_rate():
     trained = trainer()
     rates = [
-        (row["learning_rate"], trained.optimizer.param_groups[0]["lr"]) for row in trained.steps(1)
+        (row["learning_rate"], trained.optimizers[0].param_groups[0]["lr"])
+        for row in trained.steps(1)
     ]
     expected = [learning_rate(CONFIG.optimizer, step, 7) for step in range(1, 8)]
     assert rates == [(rate, rate) for rate in expected]
@@ -114,15 +124,16 @@ def assert_equal(first: Trainer, second: Trainer) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 3, 6])
-def test_steps_before_and_after_a_cut_are_those_of_an_uncut_run(tmp_path, cut):
-    whole = trainer()
+@pytest.mark.parametrize("config", [CONFIG, WHOLE], ids=["mla", "v4"])
+def test_steps_before_and_after_a_cut_are_those_of_an_uncut_run(tmp_path, cut, config):
+    whole = trainer(config)
     expected = [row["loss"] for row in whole.steps(1)]
-    first = trainer()
+    first = trainer(config)
     steps = first.steps(1)
     taken = [next(steps)["loss"] for _ in range(cut)]
     Checkpoints(tmp_path, sync_seconds=1e9).save(cut, first.state())
     saved = Checkpoints(tmp_path, sync_seconds=1e9).load()
-    second = trainer()
+    second = trainer(config)
     second.restore(saved.tensors)
     taken += [row["loss"] for row in second.steps(saved.step + 1)]
     assert taken == expected
@@ -139,7 +150,7 @@ def test_the_state_holds_weights_bias_and_both_moments_of_every_parameter():
         assert {f"optimizer.{name}.{key}" for key in ("step", "exp_avg", "exp_avg_sq")} <= set(
             found
         )
-    bias = [t for name, t in found.items() if name.endswith("e_score_correction_bias")]
+    bias = [t for name, t in found.items() if name.endswith("router.bias")]
     assert bias
     assert all(t.any() for t in bias)
 
@@ -162,15 +173,68 @@ def test_a_row_tells_of_its_step():
     assert [row["step"] for row in rows] == list(range(1, 8))
     assert [row["tokens"] for row in rows] == [step * 4 * LENGTH for step in range(1, 8)]
     for row in rows:
-        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"]
+        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"] + 1e-4 * row["balance"]
         assert row["loss"] == pytest.approx(total, rel=1e-5)
+        assert (row["mtp"], row["indexer"]) == (None, 0.0)
         assert [sum(shares) for shares in row["expert_load"]] == pytest.approx([1.0])
         assert row["gradient_norm"] > 0
         assert row["seconds"] > 0
 
 
+def test_a_v4_step_adds_prediction_balance_and_indexer_losses_by_their_weights():
+    loss = LossConfig(balance=0.01, indexer=0.5, mtp=0.3, mtp_late=0.1, mtp_late_from=0.5)
+    rows = list(trainer(replace(WHOLE, loss=loss)).steps(1))
+    for row in rows:
+        ahead = 0.3 if row["step"] <= 3 else 0.1
+        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"] + ahead * row["mtp"]
+        total += 0.01 * row["balance"] + 0.5 * row["indexer"]
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
+        assert min(row["mtp"], row["balance"], row["indexer"]) > 0
+        # Three layers whose choice is learned: the hash layer is not balanced by a bias.
+        assert [sum(shares) for shares in row["expert_load"]] == pytest.approx([1.0] * 4)
+
+
+def test_without_weight_the_prediction_layers_do_not_run():
+    loss = LossConfig(mtp=0.0, mtp_late=0.1, mtp_late_from=0.5)
+    rows = list(trainer(replace(WHOLE, loss=loss)).steps(1))
+    assert [row["mtp"] is None for row in rows] == [True] * 3 + [False] * 4
+
+
+def test_under_muon_every_parameter_has_one_optimizer_and_moves():
+    trained = trainer(WHOLE)
+    before = {name: p.detach().clone() for name, p in trained.model.named_parameters()}
+    list(trained.steps(1))
+    kinds = [type(optimizer).__name__ for optimizer in trained.optimizers]
+    assert kinds == ["Muon", "AdamW"]
+    held = [p for o in trained.optimizers for group in o.param_groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(before)
+    still = [n for n, p in trained.model.named_parameters() if torch.equal(p, before[n])]
+    assert still == []
+
+
+def test_delayed_routing_is_that_of_the_weights_of_its_delay_ago():
+    delayed = replace(WHOLE, train=replace(WHOLE.train, routing_delay=3))
+    first, plain = trainer(delayed), trainer(delayed)
+    rows = first.steps(1)
+    next(rows)
+    batch = batch_at(WINDOWS, 4, size=4, seed=0)
+    chosen = plain.model(batch.inputs_BS.flatten(), plain.documents, ahead=True).choices.experts
+    assert all(torch.equal(a, b) for a, b in zip(first.routed[4].experts, chosen, strict=True))
+    next(rows), next(rows), next(rows)
+    assert set(first.routed) == {4, 5, 6, 7}
+    taken = [row["loss"] for row in rows]
+    assert set(first.routed) == {7}
+    assert taken != [row["loss"] for row in trainer(WHOLE).steps(1)][4:]
+
+
+def test_recomputing_blocks_changes_no_step():
+    again = replace(WHOLE, train=replace(WHOLE.train, recompute=True))
+    losses = [[row["loss"] for row in trainer(config).steps(1)] for config in (WHOLE, again)]
+    assert losses[0] == losses[1]
+
+
 def test_a_control_learns_from_the_text_alone():
-    config = replace(CONFIG, loss=LossConfig(forward_kl=0.0, cross_entropy=1.0))
+    config = replace(CONFIG, loss=LossConfig(forward_kl=0.0, cross_entropy=1.0, balance=0.0))
     rows = list(trainer(config, taught=False).steps(1))
     assert all(row["kl"] is None for row in rows)
     assert [row["loss"] for row in rows] == [row["cross_entropy"] for row in rows]
@@ -178,7 +242,7 @@ def test_a_control_learns_from_the_text_alone():
 
 
 def test_weight_decay_is_for_matrices_alone():
-    groups = trainer().optimizer.param_groups
+    groups = trainer().optimizers[0].param_groups
     decays = [(g["weight_decay"], {min(p.ndim, 2) for p in g["params"]}) for g in groups]
     assert decays == [(0.1, {2}), (0.0, {1})]
 
@@ -208,7 +272,7 @@ def test_a_run_goes_on_from_where_it_is_told_to():
 def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_kept():
     broken = trainer()
     with torch.no_grad():
-        broken.model.lm_head.weight[0, 0] = float("nan")
+        broken.model.head.weight[0, 0] = float("nan")
     kept = []
     with pytest.raises(DistillError, match="the loss became nan at step 1; lower"):
         run(broken, first=1, record=kept.append, keep=kept.append)

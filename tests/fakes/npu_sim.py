@@ -166,12 +166,14 @@ class Call:
     def _to_device(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
+        if not self._result_is_on_device():
+            return value
         same = self.wrappers.get(id(value))
         if same is not None:  # in place, or out=
             if (same.shape, same.stride()) != (value.shape, value.stride()):
                 raise NotImplementedError(f"{NAME}: {self.name} reshapes its input in place")
             return same
-        return SimulatedTensor(value) if self._result_is_on_device() else value
+        return SimulatedTensor(value)
 
     def _result_is_on_device(self) -> bool:
         wanted = self.kwargs.get("device")
@@ -181,7 +183,7 @@ class Call:
         self.traffic.ops[self.name] += 1
         if self.name in WAITS:
             self.traffic.to_host[self.name] += 1
-        elif self.name == "aten::_to_copy":
+        elif self.name in ("aten::_to_copy", "aten::to"):  # the latter in inference mode
             self._count_copy(bool(self.wrappers), self._result_is_on_device())
         elif self.name in ("aten::_copy_from", "aten::_copy_from_and_resize"):
             source, target = self.args[:2]

@@ -23,7 +23,7 @@ from distill.config import (
     TextConfig,
     TrainConfig,
 )
-from student.config import presets
+from student.catalogue import presets
 
 DOCUMENTS = 40
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
