@@ -267,11 +267,12 @@ def _grouped(
     if transpose:
         weight_EJF = weight_EJF.transpose(1, 2)
     out_PJ = x_PF.new_empty(x_PF.shape[0], weight_EJF.shape[2])
-    same = weight_EJF.dtype == x_PF.dtype
-    parts = zip(x_PF.split(counts), weight_EJF.unbind(), out_PJ.split(counts), strict=True)
-    for count, (rows_PF, weight_FJ, into_PJ) in zip(counts, parts, strict=True):
-        if count:
-            torch.mm(rows_PF, weight_FJ if same else weight_FJ.to(x_PF.dtype), out=into_PJ)
+    same, start = weight_EJF.dtype == x_PF.dtype, 0
+    for expert, count in enumerate(counts):
+        if count:  # of many experts few have tokens in a decoding step
+            rows, weight_FJ = slice(start, start + count), weight_EJF[expert]
+            start += count
+            torch.mm(x_PF[rows], weight_FJ if same else weight_FJ.to(x_PF.dtype), out=out_PJ[rows])
     return out_PJ
 
 
