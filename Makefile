@@ -58,6 +58,8 @@ lint: install
 bench: install
 	@mkdir -p runs/bench
 	$(BIN)/python tests/bench/cli.py --json runs/bench/cli.json
+	$(BIN)/python tests/bench/student.py --json runs/bench/student.json
+	$(BIN)/python tests/bench/decode.py --json runs/bench/decode.json
 
 campaign: install
 	@mkdir -p runs/campaign
