@@ -17,12 +17,12 @@ _EXIT_INSUFFICIENT = 4
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spiritsafe", prog_name="audit")
 def main() -> None:
-    r"""Audit whether a model's outputs were lifted from given teachers.
+    """Audit whether a model's outputs were lifted from given teachers.
 
     \b
     audit probe --suspect runs/student --teacher T=DIR --control A=runs/a --control B=runs/b
     audit probe --suspect answers.jsonl --teacher T=t.jsonl --reference-model R=r.jsonl
-    """
+    """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
 

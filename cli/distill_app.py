@@ -1,6 +1,7 @@
 """`distill`: train a student from a teacher, and the verbs around it. No logic lives here."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -13,13 +14,14 @@ _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="spiritsafe", prog_name="distill")
 def main() -> None:
-    r"""Distil your own teacher into an MLA/MoE student, with a record of what went in.
+    """Distil your own teacher into an MLA/MoE student, with a record of what went in.
 
     \b
     distill run                   the embedded teacher and text, into runs/student
     distill init > run.yaml       a commented config to edit
+    distill students              what `distill init --student NAME` knows
     distill run run.yaml -s train.steps=500 --out runs/mine
-    """
+    """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
 
@@ -67,7 +69,12 @@ def run(
 
 @main.command()
 @click.argument("student_run", type=click.Path(path_type=Path))
-@click.option("--seed", type=click.IntRange(min=0), required=True, help="Not the student's own.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    required=True,
+    help="Not the student's own.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory.")
 @options.as_json
 @options.quiet
@@ -118,13 +125,40 @@ def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--student",
+    "name",
+    metavar="NAME",
+    default="quickstart",
+    show_default=True,
+    help="A student of the catalogue; `distill students` lists them.",
+)
 @options.traceback
-def init(verbose: bool) -> None:
-    """Print a commented config: the shipped quick start."""
+def init(name: str, verbose: bool) -> None:
+    """Print a commented config to edit: the shipped quick start, with the student called NAME."""
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from distill.resources import shipped
+        from distill import starter
 
-        click.echo(shipped("presets/quickstart.yaml").read_text(encoding="utf-8"), nl=False)
+        click.echo(starter.run_file(name), nl=False)
+        warning = starter.too_large(name)
+        if warning:
+            click.echo(f"note: {warning}", err=True)
+
+
+@main.command()
+@options.as_json
+@options.traceback
+def students(as_json: bool, verbose: bool) -> None:
+    """List the students that `distill init --student` knows, and how large they are."""
+    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from distill import starter
+
+        if as_json:
+            rows = [asdict(size) for size in starter.sizes()]
+            vocabulary = starter.RELEASED_VOCABULARY
+            click.echo(json.dumps({"vocabulary": vocabulary, "students": rows}))
+            return
+        click.echo(starter.table(), nl=False)
 
 
 @main.command()

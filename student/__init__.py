@@ -13,27 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from student.catalogue import presets
-    from student.config import MLAConfig, V4Config
-    from student.documents import Documents, unpad
-    from student.generate import Sampling
-    from student.model import Output, Student
-    from student.sizes import count_parameters, kv_cache_bytes
-    from student.vocabulary import Vocabulary
-
-__all__ = [
-    "Documents",
-    "MLAConfig",
-    "Output",
-    "Sampling",
-    "Student",
-    "V4Config",
-    "Vocabulary",
-    "count_parameters",
-    "kv_cache_bytes",
-    "presets",
-    "unpad",
-]
+    from student.catalogue import presets as presets
+    from student.config import MLAConfig as MLAConfig
+    from student.config import V4Config as V4Config
+    from student.documents import Documents as Documents
+    from student.documents import unpad as unpad
+    from student.generate import Sampling as Sampling
+    from student.model import Output as Output
+    from student.model import Student as Student
+    from student.sizes import count_parameters as count_parameters
+    from student.sizes import kv_cache_bytes as kv_cache_bytes
+    from student.vocabulary import Vocabulary as Vocabulary
 
 _HOMES = {
     "Documents": "documents",
@@ -48,6 +38,7 @@ _HOMES = {
     "presets": "catalogue",
     "unpad": "documents",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:

@@ -15,11 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from student import released
+from student import released_names as names
 from student.config import MLAConfig, V4Config
 from student.errors import WeightsError
 from student.model import Student
-from student.released import Place
+from student.released_config import MAIN_INDEX, config_json, config_of
+from student.released_names import Place
 from student.vocabulary import Vocabulary
 
 SHARD_BYTES = 5 * 10**9
@@ -46,7 +47,7 @@ def save(
         student: on any device; written from there a shard at a time.
         tokenizer: transformers' own, or None to leave it out.
         path: the directory.
-        dtype: of matrices and embeddings; see `released.kept_in_float32` for what stays.
+        dtype: of matrices and embeddings; see `released_names.kept_in_float32` for what stays.
         shard_bytes: the most bytes of tensors in one file, unless a tensor is larger.
 
     Raises:
@@ -76,7 +77,7 @@ def load(path: Path, *, device: torch.device, dtype: torch.dtype = torch.float32
         path: a directory `save` wrote, or a released checkpoint that is not quantised.
         device: where the student will be.
         dtype: of matrices and embeddings, whatever they are stored in; see
-            `released.kept_in_float32` for what is float32 all the same.
+            `released_names.kept_in_float32` for what is float32 all the same.
 
     Raises:
         WeightsError: there is no student there, or its files are damaged or do not fit.
@@ -104,7 +105,7 @@ def read_config(path: Path) -> tuple[MLAConfig | V4Config, Vocabulary]:
     """
     require(path)
     try:
-        return released.config_of(_read_json(path / "config.json"))
+        return config_of(_read_json(path / "config.json"))
     except WeightsError as error:
         raise WeightsError(f"cannot load the model in {path}: {error}") from error
 
@@ -143,7 +144,7 @@ def _dtype(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype a student's tensor has where its matrices have `dtype`."""
     if not tensor.is_floating_point():
         return tensor.dtype
-    return torch.float32 if released.kept_in_float32(name) else dtype
+    return torch.float32 if names.kept_in_float32(name) else dtype
 
 
 # Out
@@ -166,12 +167,12 @@ def _replace(path: Path, partial: Path) -> None:
 
 def _write(student: Student, path: Path, dtype: torch.dtype, shard_bytes: int) -> None:
     config, state = student.config, student.state_dict()
-    fields = released.config_json(config, student.vocabulary, dtype)
+    fields = config_json(config, student.vocabulary, dtype)
     shapes = {name: tensor.shape for name, tensor in state.items()}
-    own = released.places(shapes, config)
-    copied = {name: Place(ours) for name, ours in released.copies(config).items()}
+    own = names.places(shapes, config)
+    copied = {name: Place(ours) for name, ours in names.copies(config).items()}
     apart = "transformers_weights" in fields  # then prediction layers have files of their own
-    ahead = {n: p for n, p in own.items() if apart and released.is_prediction(p.name)} | copied
+    ahead = {n: p for n, p in own.items() if apart and names.is_prediction(p.name)} | copied
     main = {name: place for name, place in own.items() if name not in ahead}
     shards = [
         shard
@@ -189,7 +190,7 @@ def _write(student: Student, path: Path, dtype: torch.dtype, shard_bytes: int) -
         _write_index(path / INDEX, of_file, sizes)
     if apart:
         kept = {file: shard for file, shard in of_file.items() if shard[0] in main}
-        _write_index(path / released.MAIN_INDEX, kept, {n: sizes[n] for n in main})
+        _write_index(path / MAIN_INDEX, kept, {n: sizes[n] for n in main})
     _write_json(path / "config.json", fields)
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     _write_json(path / "generation_config.json", {name: fields[name] for name in tokens})
@@ -197,13 +198,13 @@ def _write(student: Student, path: Path, dtype: torch.dtype, shard_bytes: int) -
 
 def _stored(state: State, place: Place, dtype: torch.dtype) -> torch.Tensor:
     tensor = state[place.name]
-    part = released.view(tensor, place).detach()
+    part = names.view(tensor, place).detach()
     return part.to("cpu", _dtype(place.name, tensor, dtype)).contiguous()
 
 
 def _bytes(state: State, place: Place, dtype: torch.dtype) -> int:
     tensor = state[place.name]
-    return released.view(tensor, place).numel() * _dtype(place.name, tensor, dtype).itemsize
+    return names.view(tensor, place).numel() * _dtype(place.name, tensor, dtype).itemsize
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> list[list[str]]:
@@ -244,8 +245,8 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _fill(state: State, path: Path, config: MLAConfig | V4Config) -> None:
     """Copy what the files of a model hold into the student's state."""
-    where = released.places({name: tensor.shape for name, tensor in state.items()}, config)
-    copies = released.copies_allowed(config)
+    where = names.places({name: tensor.shape for name, tensor in state.items()}, config)
+    copies = names.copies_allowed(config)
     found: set[str] = set()
     repeated = []
     for file in _files(path):
@@ -255,7 +256,7 @@ def _fill(state: State, path: Path, config: MLAConfig | V4Config) -> None:
                     repeated.append((file, name))
                     continue
                 _check_known(name, where, found)
-                into = released.view(state[where[name].name], where[name])
+                into = names.view(state[where[name].name], where[name])
                 _copy(name, stored, into)
                 found.add(name)
     _check_complete(where, found)
@@ -321,7 +322,7 @@ def _check_complete(where: Mapping[str, Place], found: set[str]) -> None:
     if not missing:
         return
     message = f"its files hold no {missing[0]} ({len(missing)} of its tensors are missing)"
-    if all(released.is_prediction(where[name].name) for name in missing):
+    if all(names.is_prediction(where[name].name) for name in missing):
         message += "; without prediction layers, num_nextn_predict_layers in config.json must be 0"
     raise WeightsError(message + ".")
 

@@ -17,7 +17,12 @@ from distill.resources import shipped
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = {"audit", "cli", "distill", "student"}
-SHIPPED = ("presets/quickstart.yaml", "seeds/prompts.jsonl", "seeds/prompts.card.json")
+SHIPPED = (
+    "presets/quickstart.yaml",
+    "presets/student-v4.yaml",
+    "seeds/prompts.jsonl",
+    "seeds/prompts.card.json",
+)
 
 pytestmark = pytest.mark.slow
 

@@ -52,6 +52,11 @@ def test_help_of_every_verb_imports_no_torch():
     assert not modules & {"torch", "transformers", "numpy", "sklearn", "scipy", "pydantic"}
 
 
+def test_the_examples_of_the_help_stand_a_line_each():
+    shown = call("audit", "--help").stdout.splitlines()
+    assert sum(line.startswith("  audit probe --suspect ") for line in shown) == 2
+
+
 def test_every_verb_and_option_explains_itself():
     for name, command in audit_app.main.commands.items():
         result = call("audit", name, "--help")

@@ -16,13 +16,16 @@ import click
 import pytest
 import yaml
 
+from audit import strict_yaml
 from audit.attest import tree_digest
 from cli import distill_app
 from distill import checkpoint, store
+from distill.config import load
 from distill.resources import shipped
 from distill.teachers import embedded
 from distill.train import Trainer
 from student import weights
+from student.catalogue import presets
 from tests.fakes.commands import (
     WITHOUT_TORCH,
     call,
@@ -107,12 +110,77 @@ def test_init_prints_the_preset_and_check_accepts_it(tmp_path):
     assert yaml.safe_load(checked.stdout)["train"]["steps"] == 7
 
 
+def test_the_examples_of_the_help_stand_a_line_each():
+    shown = call("distill", "--help").stdout.splitlines()
+    assert any(line.startswith("  distill init > run.yaml  ") for line in shown)
+    assert "  distill run run.yaml -s train.steps=500 --out runs/mine" in shown
+
+
+@pytest.mark.parametrize("name", ["v4-tiny", "mla-0.1b", "flash"])
+def test_init_with_a_student_of_the_catalogue_is_a_config_that_check_accepts(tmp_path, name):
+    result = call("distill", "init", "--student", name)
+    assert result.exit_code == 0
+    path = tmp_path / "run.yaml"
+    path.write_text(result.stdout, encoding="utf-8")
+    checked = call("distill", "check", path)
+    assert checked.exit_code == 0
+    assert checked.stdout == strict_yaml.dump(load(path))
+    assert load(path).student == presets()[name]
+
+
+def test_init_says_on_stderr_what_no_laptop_trains():
+    assert call("distill", "init", "--student", "tiny").stderr == ""
+    assert call("distill", "init").stderr == ""
+    said = call("distill", "init", "--student", "mla-2b").stderr
+    assert said.startswith("note: mla-2b has 24.3 billion parameters; training it takes 376 GiB ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["flsh", "", "list", "v4-tiny.yaml"])
+def test_an_unknown_student_is_one_sentence_and_exit_code_2(name):
+    said = refusal("distill", "init", "--student", name, code=2)
+    assert f"student {name!r} is unknown" in said
+    assert "`distill students` lists them" in said
+
+
+def test_init_takes_no_more_than_it_knows():
+    assert "unexpected extra argument" in refusal("distill", "init", "tiny", code=2)
+    assert "requires an argument" in refusal("distill", "init", "--student", code=2)
+
+
+def test_students_lists_the_catalogue_with_sizes():
+    result = call("distill", "students")
+    assert (result.exit_code, result.stderr) == (0, "")
+    names = [line.split()[0] for line in result.stdout.partition("\n\n")[0].splitlines()]
+    assert names[0] == "name"
+    assert set(names[1:]) == set(presets())
+
+
+def test_students_as_json_is_one_object():
+    result = call("distill", "students", "--json")
+    found = json.loads(result.stdout)
+    assert found["vocabulary"] == 129_280
+    pro = next(row for row in found["students"] if row["name"] == "pro")
+    assert pro["family"] == "v4"
+    assert pro["parameters"] == pytest.approx(1.6e12, rel=0.03)
+    assert pro["active_parameters"] == pytest.approx(49e9, rel=0.03)
+    assert pro["cache_bytes_per_token"] == pytest.approx(9_848, rel=0.01)
+    assert set(pro) == {
+        "name", "family", "parameters", "active_parameters", "prediction_parameters",
+        "cache_bytes_per_token", "training_bytes",
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 def test_without_torch_configs_are_checked_and_runs_name_the_extra(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("seed: 1\n")
     code, out, _ = finish(start("distill", "check", path, before=WITHOUT_TORCH))
     assert (code, yaml.safe_load(out)["seed"]) == (0, 1)
+    code, out, _ = finish(start("distill", "students", before=WITHOUT_TORCH))
+    assert (code, out[:4]) == (0, "name")
+    code, out, _ = finish(start("distill", "init", "--student", "pro", before=WITHOUT_TORCH))
+    assert (code, yaml.safe_load(out)["student"]["index_top_k"]) == (0, 1024)
     code, out, err = finish(start("distill", "run", path, before=WITHOUT_TORCH))
     assert (code, out) == (1, "")
     assert "is not installed; run: pip install 'spiritsafe[distill]'" in err
@@ -232,6 +300,12 @@ def test_a_control_of_the_wrong_thing_is_refused(runs, tmp_path, which, seed, sa
     places = {"nothing": tmp_path, "student": runs.student, "control": runs.controls["control-1"]}
     arguments = ["control", places[which], "--seed", seed, "--out", tmp_path / "out"]
     assert said in refusal("distill", *arguments, code=2)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5])
+def test_a_seed_no_student_can_begin_from_is_refused_before_anything_is_read(tmp_path, seed):
+    arguments = ["control", tmp_path / "none", "--seed", seed, "--out", tmp_path / "out"]
+    assert "Invalid value for '--seed'" in refusal("distill", *arguments, code=2)
 
 
 def test_the_traceback_is_shown_when_it_is_asked_for(tmp_path):

@@ -22,11 +22,13 @@ from transformers import (
 from transformers.modeling_layers import MtpModel
 
 from student import device as devices
-from student import released, weights
+from student import weights
 from student.config import MLAConfig, V4Config, Yarn
 from student.documents import Documents
 from student.errors import WeightsError
 from student.model import build
+from student.released_config import config_json
+from student.released_names import kept_in_float32, places, view
 from student.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -299,7 +301,7 @@ def test_a_v3_checkpoint_of_transformers_is_a_student_with_the_same_logits(tmp_p
 
 
 def random_model(kind, config):
-    fields = released.config_json(config, VOCABULARY)
+    fields = config_json(config, VOCABULARY)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind(kind.config_class(**fields)).eval()
@@ -356,9 +358,9 @@ def test_in_bfloat16_all_but_what_must_not_be_rounded_is_bfloat16(tmp_path):
     weights.save(before, None, tmp_path / "student", dtype=torch.bfloat16)
     found = stored(tmp_path / "student")
     state, kept = before.state_dict(), 0
-    for name, place in released.places({n: t.shape for n, t in state.items()}, V4).items():
-        expected = released.view(state[place.name], place)
-        if released.kept_in_float32(place.name) or name.endswith("tid2eid"):
+    for name, place in places({n: t.shape for n, t in state.items()}, V4).items():
+        expected = view(state[place.name], place)
+        if kept_in_float32(place.name) or name.endswith("tid2eid"):
             kept += 1
         else:
             expected = expected.bfloat16()
@@ -387,7 +389,7 @@ def test_it_is_loaded_in_the_dtype_that_was_asked_for(tmp_path, config):
     after = weights.load(tmp_path / "student", device=CPU, dtype=torch.bfloat16)
     for name, tensor in after.state_dict().items():
         whole = not tensor.is_floating_point()
-        expected = torch.float32 if released.kept_in_float32(name) else torch.bfloat16
+        expected = torch.float32 if kept_in_float32(name) else torch.bfloat16
         assert tensor.dtype == (torch.int64 if whole else expected), name
     exact = logits(before)
     with devices.autocast(CPU, torch.bfloat16):  # a few tokens may go to other experts
@@ -472,10 +474,9 @@ def test_a_new_student_that_cannot_take_its_place_leaves_it_to_the_old(copy, mon
     assert_untouched(copy)
 
 
-def test_a_student_the_layout_cannot_hold_leaves_nothing_behind(copy, tokenizer):
-    impossible = student(replace(V4, yarn=replace(YARN, mscale_all_dim=1.0)))
-    with pytest.raises(WeightsError, match="mscale_all_dim"):
-        weights.save(impossible, tokenizer, copy)
+def test_a_dtype_the_layout_cannot_say_leaves_nothing_behind(copy, tokenizer):
+    with pytest.raises(WeightsError, match=r"dtype is torch\.float64; students are stored in one"):
+        weights.save(student(V4), tokenizer, copy, dtype=torch.float64)
     assert_untouched(copy)
 
 
