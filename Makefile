@@ -60,6 +60,7 @@ bench: install
 	$(BIN)/python tests/bench/cli.py --json runs/bench/cli.json
 	$(BIN)/python tests/bench/student.py --json runs/bench/student.json
 	$(BIN)/python tests/bench/decode.py --json runs/bench/decode.json
+	$(BIN)/python tests/bench/learning.py --json runs/bench/learning.json
 
 campaign: install
 	@mkdir -p runs/campaign

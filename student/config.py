@@ -6,7 +6,7 @@ and compressed entries, hyper-connections and hash-routed first layers, as in th
 report (arXiv 2606.19348, section 2). Every number of the released configurations has a field here.
 """
 
-import math
+import sys
 from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,8 +18,12 @@ from student.errors import ConfigError
 
 Positive = Annotated[int, Gt(0)]
 Natural = Annotated[int, Ge(0)]
+Span = Annotated[int, Ge(2)]
 PositiveFloat = Annotated[float, Gt(0)]
+Base = Annotated[float, Gt(1)]
 LayerType = Literal["swa", "csa", "hca"]
+
+LARGEST = 2**63 - 1  # what a tensor's size may be
 
 _FORBID = ConfigDict(extra="forbid")
 
@@ -50,7 +54,10 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
 def _check_number(name: str, value: Any, kind: type, bound: Gt | Ge) -> None:
     whole = kind is int
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    limit = LARGEST if whole else sys.float_info.max
+    if number and limit < value < float("inf"):
+        raise ConfigError(f"{name} is too large a number; it must be at most {limit}.")
+    if not number or not abs(value) <= limit:
         wanted = "a whole number" if whole else "a finite number"
         raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
     if isinstance(bound, Gt) and not value > bound.gt:
@@ -73,7 +80,7 @@ class Yarn:
 
     __pydantic_config__ = _FORBID
 
-    factor: PositiveFloat = 16.0
+    factor: Annotated[float, Ge(1)] = 16.0
     original_positions: Positive = 65_536
     beta_fast: PositiveFloat = 32.0
     beta_slow: PositiveFloat = 1.0
@@ -119,10 +126,10 @@ class MLAConfig:
     routed_scaling_factor: PositiveFloat = 1.0
     num_mtp_layers: Natural = 0
     max_position_embeddings: Positive = 2048
-    rope_theta: PositiveFloat = 10_000.0
+    rope_theta: Base = 10_000.0
     yarn: Yarn | None = None
     rms_norm_eps: PositiveFloat = 1e-6
-    initializer_range: PositiveFloat = 0.02
+    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.model.deviation
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -183,8 +190,8 @@ class V4Config:
     o_groups: Positive = 2
     o_lora_rank: Positive = 64
     sliding_window: Positive = 128
-    csa_compression: Positive = 4
-    hca_compression: Positive = 128
+    csa_compression: Span = 4
+    hca_compression: Span = 128
     index_num_heads: Positive = 4
     index_head_dim: Positive = 32
     index_top_k: Positive = 64
@@ -200,11 +207,11 @@ class V4Config:
     hc_initial_gate: Annotated[float, Ge(0)] = 0.01
     num_mtp_layers: Natural = 1
     max_position_embeddings: Positive = 2048
-    rope_theta: PositiveFloat = 10_000.0
-    compress_rope_theta: PositiveFloat = 160_000.0
+    rope_theta: Base = 10_000.0
+    compress_rope_theta: Base = 160_000.0
     yarn: Yarn | None = None
     rms_norm_eps: PositiveFloat = 1e-6
-    initializer_range: PositiveFloat = 0.02
+    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.model.deviation
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -225,11 +232,12 @@ class V4Config:
                     f"layer_types[{layer}] is {kind!r}; it must be one of {', '.join(known)}."
                 )
         self._check_heads()
-        if self.sliding_window > self.max_position_embeddings:
+        if self.yarn is not None and self.yarn.mscale_all_dim:
             raise ConfigError(
-                f"sliding_window is {self.sliding_window}, more than max_position_embeddings "
-                f"({self.max_position_embeddings}); choose at most that many tokens."
+                f"yarn.mscale_all_dim is {self.yarn.mscale_all_dim}; it must be 0, for v4 does not "
+                "correct the softmax scale."
             )
+        self._check_windows()
         if self.num_hash_layers > self.num_layers:
             raise ConfigError(
                 f"num_hash_layers is {self.num_hash_layers}, more than the {self.num_layers} "
@@ -252,6 +260,18 @@ class V4Config:
                 f"num_heads is {self.num_heads}; it must divide evenly into o_groups "
                 f"({self.o_groups})."
             )
+
+    def _check_windows(self) -> None:
+        windows = {"sliding_window": self.sliding_window}
+        for kind in ("csa", "hca"):
+            if kind in self.layer_types:
+                windows[f"{kind}_compression"] = self.compression(kind)
+        for name, tokens in windows.items():
+            if tokens > self.max_position_embeddings:
+                raise ConfigError(
+                    f"{name} is {tokens}, more than max_position_embeddings "
+                    f"({self.max_position_embeddings}); choose at most that many tokens."
+                )
 
     @property
     def num_layers(self) -> int:

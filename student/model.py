@@ -20,29 +20,32 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from student.arguments import whole
 from student.cache import Clock, EntryMaker, IndexCache, MLACache, V4Cache
 from student.choices import Choices
 from student.config import LayerType, MLAConfig, V4Config
 from student.documents import Documents
 from student.errors import ShapeError
+from student.fit import (
+    check_cache,
+    check_choices,
+    check_documents,
+    check_entries,
+    check_experts,
+    check_step,
+    check_tokens,
+)
 from student.hyper_connection import HyperConnection, StreamHead, expand
 from student.mla import MLAPositions, MLAttention
 from student.moe import HashRouter, Mixture, Router, SwiGLU, hash_table
 from student.mtp import MLAPredictor, V4Predictor
 from student.norm import RMSNorm
 from student.rotary import Angles, angles, frequencies
-from student.v4_attention import Memory, Positions, V4Attention
+from student.v4_attention import Memory, Positions, Turns, V4Attention, Wheels
 from student.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from student.generate import Sampling
-
-
-class Turns(NamedTuple):
-    """The angles of one decoding step's tokens; `compress` is v4's."""
-
-    main: Angles
-    compress: Angles
 
 
 class Pass(NamedTuple):
@@ -125,13 +128,13 @@ class MLABlock(nn.Module):
         self,
         x_BD: torch.Tensor,
         cache: MLACache | V4Cache,
-        turns: Turns,
+        turns: Turns | Angles,
         token_B: torch.Tensor,
         entry_BK: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run the block on one more token of each sequence: the residual and its choices."""
-        assert isinstance(cache, MLACache)
-        x_BD = x_BD + self.attn.step(self.attn_norm(x_BD), cache, turns.main)
+        assert isinstance(cache, MLACache) and isinstance(turns, Angles)
+        x_BD = x_BD + self.attn.step(self.attn_norm(x_BD), cache, turns)
         normed_BD = self.ffn_norm(x_BD)
         if isinstance(self.ffn, SwiGLU):
             return x_BD + self.ffn(normed_BD), None, None
@@ -168,7 +171,7 @@ class V4Block(nn.Module):
             dense=wanted.dense,
             train_indexer=wanted.losses,
         )
-        streams_NMD = expand(mixing, attended.output_ND, streams_NMD)
+        streams_NMD = expand(mixing, attended.output_ND)
         mixing = self.ffn_hc(streams_NMD)
         mixed = self.ffn(
             self.ffn_norm(mixing.input_ND),
@@ -177,7 +180,7 @@ class V4Block(nn.Module):
             balanced_over=positions.documents if wanted.losses else None,
         )
         return Made(
-            expand(mixing, mixed.output_ND, streams_NMD),
+            expand(mixing, mixed.output_ND),
             mixed.expert_NK,
             attended.choice_NK,
             mixed.load_E,
@@ -190,21 +193,20 @@ class V4Block(nn.Module):
         self,
         streams_BMD: torch.Tensor,
         cache: MLACache | V4Cache,
-        turns: Turns,
+        turns: Turns | Angles,
         token_B: torch.Tensor,
         entry_BK: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Run the block on one more token of each sequence: the streams and its choices."""
-        assert isinstance(cache, V4Cache)
+        assert isinstance(cache, V4Cache) and isinstance(turns, Turns)
         mixing = self.attn_hc(streams_BMD)
-        turn = turns.main if self.attn.kind == "swa" else turns.compress
         out_BD, chosen_BK = self.attn.step(
-            self.attn_norm(mixing.input_ND), cache, turn, choice_BK=entry_BK
+            self.attn_norm(mixing.input_ND), cache, turns, choice_BK=entry_BK
         )
-        streams_BMD = expand(mixing, out_BD, streams_BMD)
+        streams_BMD = expand(mixing, out_BD)
         mixing = self.ffn_hc(streams_BMD)
         out_BD, expert_BK = self.ffn.step(self.ffn_norm(mixing.input_ND), token_B)
-        return expand(mixing, out_BD, streams_BMD), expert_BK, chosen_BK
+        return expand(mixing, out_BD), expert_BK, chosen_BK
 
 
 class Ahead(NamedTuple):
@@ -247,10 +249,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What decoding remembers: how far each sequence is, and a table a layer."""
+    """What decoding remembers: how far each sequence is, a table a layer, and v4's wheels."""
 
     clock: Clock
     layers: list[MLACache | V4Cache]
+    wheels: Wheels | None
 
 
 class Prefilled(NamedTuple):
@@ -315,7 +318,7 @@ class Student(nn.Module):
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | torch.Tensor,
         *,
         max_new_tokens: int,
         sampling: "Sampling | None" = None,
@@ -365,14 +368,17 @@ class Student(nn.Module):
             recompute: keep each block's input alone and run the block again in the backward pass.
 
         Raises:
-            ShapeError: tokens and documents do not fit.
+            ShapeError: tokens, documents or choices do not fit the student or one another; a
+                token outside the vocabulary is seen on the CPU alone.
         """
+        check_documents(documents, self.config.max_position_embeddings, self.device)
+        check_tokens("token_N", token_N, self.vocabulary.size, self.device)
         if token_N.shape != (documents.num_tokens,):
             raise ShapeError(
                 f"token_N has shape {tuple(token_N.shape)}; documents of {documents.num_tokens} "
                 "tokens need one dimension of that length."
             )
-        run = _Run(replay, dense, losses, recompute)
+        run = _Run(self.config, replay, dense, losses, recompute)
         positions = self.positions(documents)
         state = self._embed(token_N)
         for module in self.layers:
@@ -415,9 +421,12 @@ class Student(nn.Module):
             capacity: tokens a sequence may reach, prompt included.
 
         Raises:
-            ShapeError: a prompt is longer than `capacity`, or capacity than the student's.
+            ShapeError: a prompt is longer than `capacity`, or capacity than the student's, or
+                tokens and documents do not fit.
         """
         longest = self.config.max_position_embeddings
+        check_documents(documents, longest, self.device)
+        whole("capacity", capacity, 1)
         if capacity > longest:
             raise ShapeError(
                 f"capacity is {capacity} tokens, more than max_position_embeddings ({longest})."
@@ -429,7 +438,11 @@ class Student(nn.Module):
             assert isinstance(block, MLABlock | V4Block)
             caches.append(self._cache(block, clock, documents, memory))
         hidden_BD = output.hidden_ND[documents.last()]
-        return Prefilled(hidden_BD, Cache(clock, caches))
+        wheels = None
+        if isinstance(self.config, V4Config):
+            main_R, compress_R = self.get_buffer("main_R"), self.get_buffer("compress_R")
+            wheels = Wheels(self.config, main_R, compress_R)
+        return Prefilled(hidden_BD, Cache(clock, caches, wheels))
 
     def _cache(
         self,
@@ -473,21 +486,27 @@ class Student(nn.Module):
             choices: of experts and of entries.
 
         Raises:
-            ShapeError: the cache is full, or made for another batch.
+            ShapeError: the cache is full, or made for another batch, or tokens or choices do not
+                fit.
         """
         clock = cache.clock
+        check_tokens("token_B", token_B, self.vocabulary.size, self.device)
         if token_B.shape != clock.place_B.shape:
             raise ShapeError(
                 f"token_B has shape {tuple(token_B.shape)}; the cache holds "
                 f"{len(clock.place)} sequences, so give one token for each."
             )
+        check_cache(cache.layers, self.config)
+        if replay is not None:
+            check_step(replay, token_B, clock.place_B, self.config)
         clock.check_room()
         # Prediction layers, the last of the blocks, have no part in decoding.
-        main = angles(clock.place_B, self.get_buffer("main_R"))
-        compress = main
-        if isinstance(self.config, V4Config):
-            compress = angles(clock.place_B, self.get_buffer("compress_R"))
-        turns, state = Turns(main, compress), self._embed(token_B)
+        turns: Turns | Angles = (
+            angles(clock.place_B, self.get_buffer("main_R"))
+            if cache.wheels is None
+            else cache.wheels.at(clock.place_B)
+        )
+        state = self._embed(token_B)
         experts, entries = [], []
         for place, (block, layer) in enumerate(zip(self.blocks(), cache.layers, strict=False)):
             given = None if replay is None else replay.entries[place]
@@ -496,10 +515,22 @@ class Student(nn.Module):
             entries.append(entry_BK)
         clock.advance()
         hidden_BD = self.norm(state if self.stream_head is None else self.stream_head(state))
-        return hidden_BD, Choices(experts=tuple(experts), entries=tuple(entries))
+        return hidden_BD, Choices(
+            experts=tuple(experts), entries=tuple(entries), family=self.config.family
+        )
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Return `[N, V]`; for a few rows at a time, as in decoding."""
+        """Return `[N, V]`; for a few rows at a time, as in decoding.
+
+        Raises:
+            ShapeError: the rows are not as wide as the student's hidden states.
+        """
+        width = self.config.hidden_size
+        if hidden_ND.shape[-1:] != (width,):
+            raise ShapeError(
+                f"hidden_ND has shape {tuple(hidden_ND.shape)}; its last dimension must be "
+                f"hidden_size ({width})."
+            )
         return F.linear(hidden_ND, self.head_weight())
 
     def _embed(self, token_N: torch.Tensor) -> torch.Tensor:
@@ -519,7 +550,17 @@ class Student(nn.Module):
 class _Run:
     """One forward pass under way: what is wanted of every block, and what they made."""
 
-    def __init__(self, replay: Choices | None, dense: bool, losses: bool, recompute: bool) -> None:
+    def __init__(
+        self,
+        config: MLAConfig | V4Config,
+        replay: Choices | None,
+        dense: bool,
+        losses: bool,
+        recompute: bool,
+    ) -> None:
+        if replay is not None:
+            check_choices(replay, config)
+        self.config = config
         self.replay, self.dense, self.losses, self.recompute = replay, dense, losses, recompute
         self.made: list[Made] = []
 
@@ -533,6 +574,10 @@ class _Run:
         """Run one block, note what it made, return the new residual."""
         place = len(self.made)
         experts, entries = (None, None) if self.replay is None else self.replay.at(place)
+        if experts is not None:
+            check_experts(place, experts, token_N, self.config)
+        if entries is not None:
+            check_entries(place, entries, token_N, positions.documents, self.config)
         given = (state, positions, Pass(token_N, self.dense, self.losses), experts, entries)
         if self.recompute and torch.is_grad_enabled():
             # Nothing here draws random numbers, so there is no state of a generator to restore.
@@ -554,6 +599,7 @@ class _Run:
             choices=Choices(
                 experts=tuple(made.experts for made in self.made),
                 entries=tuple(made.entries for made in self.made),
+                family=self.config.family,
             ),
             loads=tuple(made.load_E for made in self.made),
             balance_loss=torch.stack(balance).sum() if balance else nothing,
@@ -593,7 +639,12 @@ def _frequencies(config: MLAConfig | V4Config) -> dict[str, torch.Tensor]:
 def build(
     config: MLAConfig | V4Config, vocabulary: Vocabulary, *, seed: int, device: torch.device
 ) -> Student:
-    """Return a freshly initialised student in float32; no random state but its own is used."""
+    """Return a freshly initialised student in float32; no random state but its own is used.
+
+    Raises:
+        ConfigError: the seed is no whole number from 0 on.
+    """
+    whole("seed", seed, 0)
     with torch.random.fork_rng(devices=[]):  # what layers begin with is drawn, and replaced
         student = Student(config, vocabulary).float()
     initialise(student, seed)
@@ -604,7 +655,7 @@ def build(
 def initialise(student: Student, seed: int) -> None:
     """Draw every weight of a student that is on the CPU.
 
-    Matrices are normal with `initializer_range`; norms begin at 1; sinks, position and stream
+    Matrices are normal, as wide as `deviation` says; norms begin at 1; sinks, position and stream
     biases at 0; the gates of hyper-connections small, as their paper asks; hash tables are dealt.
     """
     config = student.config
@@ -619,10 +670,28 @@ def initialise(student: Student, seed: int) -> None:
                 assert isinstance(config, V4Config)
                 parameter.fill_(config.hc_initial_gate)
             case _:
-                parameter.normal_(0.0, config.initializer_range, generator=generator)
+                parameter.normal_(0.0, deviation(config, name), generator=generator)
     if isinstance(config, V4Config):
         rng = np.random.default_rng(seed)
         experts, top_k = config.num_routed_experts, config.num_experts_per_token
         for name, buffer in student.named_buffers():
             if name.endswith(".table"):
                 buffer.copy_(hash_table(student.vocabulary.size, experts, top_k, rng))
+
+
+def deviation(config: MLAConfig | V4Config, name: str) -> float:
+    """Return the standard deviation a matrix begins with, by its name in the student.
+
+    `initializer_range`, with two exceptions. The head takes `D ** -0.5`, as it reads D values of
+    mean square 1: logits begin with a variance of 1 at every width, neither flat nor saturated
+    (LeCun et al., Efficient BackProp, 1998, section 4.6); a tied head is the embedding and keeps
+    the embedding's. What writes to the residual, attention's and feed-forward layers' last
+    projection, is narrower by the root of how many write to it, so that depth does not widen the
+    residual (Radford et al., GPT-2, 2019, section 2.3).
+    """
+    match name.removesuffix(".weight").rpartition(".")[2]:
+        case "head":
+            return float(config.hidden_size**-0.5)
+        case "o" | "o_b" | "down":
+            return float(config.initializer_range * (2 * config.num_layers) ** -0.5)
+    return config.initializer_range

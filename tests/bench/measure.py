@@ -177,13 +177,23 @@ def theirs(student: Student) -> "Theirs":
 
     Only a process that asks for it pays for importing it.
     """
-    import transformers
-
     from tests.fakes.rivals import rival
 
+    return _fastest_attention(rival(student))
+
+
+def untrained(case: Case) -> "Theirs":
+    """Return transformers' model as it begins by itself, from torch's own random state."""
+    from tests.fakes.rivals import untrained
+
+    return _fastest_attention(untrained(case.config, case.vocabulary))
+
+
+def _fastest_attention(model: "Theirs") -> "Theirs":
+    import transformers
+
     transformers.logging.set_verbosity_error()
-    model = rival(student)
-    if isinstance(student.config, MLAConfig):
+    if isinstance(model, transformers.DeepseekV3ForCausalLM):
         model.set_attn_implementation("sdpa")
     return model
 

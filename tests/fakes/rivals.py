@@ -22,11 +22,11 @@ from transformers import (
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 from transformers.models.deepseek_v4 import modeling_deepseek_v4
 
-from student import released
 from student.choices import Choices
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
 from student.model import Student
+from student.released_config import config_json
 from student.vocabulary import Vocabulary
 
 Theirs = DeepseekV3ForCausalLM | DeepseekV4ForCausalLM
@@ -70,17 +70,21 @@ def theirs_config(
     """Return the same network in transformers' words."""
     kind = DeepseekV3Config if isinstance(config, MLAConfig) else DeepseekV4Config
     # Without a token of padding: theirs would keep that token's embedding from learning.
-    said = released.config_json(config, vocabulary) | {"pad_token_id": None}
+    said = config_json(config, vocabulary) | {"pad_token_id": None}
     return kind(**said, attn_implementation="eager", experts_implementation="eager")
+
+
+def untrained(config: MLAConfig | V4Config, vocabulary: Vocabulary) -> Theirs:
+    """Return transformers' model as it begins by itself, from torch's own random state."""
+    said = theirs_config(config, vocabulary)
+    if isinstance(config, MLAConfig):
+        return DeepseekV3ForCausalLM(said)
+    return DeepseekV4ForCausalLM(said)
 
 
 def rival(student: Student) -> Theirs:
     """Return transformers' model with a student's weights, prediction layers aside."""
-    config = theirs_config(student.config, student.vocabulary)
-    if isinstance(student.config, MLAConfig):
-        theirs: Theirs = DeepseekV3ForCausalLM(config)
-    else:
-        theirs = DeepseekV4ForCausalLM(config)
+    theirs = untrained(student.config, student.vocabulary)
     state = student.state_dict()
     if student.config.tie_word_embeddings:
         state["head.weight"] = state["embed.weight"]

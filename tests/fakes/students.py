@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from student import released
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
 from student.model import Student, build
+from student.released_names import kept_in_float32
 from student.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -64,13 +64,18 @@ MLA = MLAConfig(
 def stirred(
     config: MLAConfig | V4Config, *, seed: int = 0, vocabulary: Vocabulary = VOCABULARY
 ) -> Student:
-    """Return a student whose sinks, biases, gates and norms are off their beginnings."""
+    """Return a student whose sinks, biases, gates and norms are off their beginnings.
+
+    What its layers write is as wide as what they read; a fresh student's writes little.
+    """
     student = build(config, vocabulary, seed=seed, device=CPU)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             if name.endswith(("sinks", "position_bias", "base", "scale")):
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            elif name.endswith((".o.weight", ".o_b.weight", "down", "down.weight")):
+                parameter.mul_((2 * config.num_layers) ** 0.5)
             elif parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         for name, buffer in student.named_buffers():
@@ -82,7 +87,7 @@ def stirred(
 def in_bfloat16(student: Student) -> None:
     """Round a student's matrices as `weights.load` does in bfloat16."""
     for name, parameter in student.named_parameters():
-        if not released.kept_in_float32(name):
+        if not kept_in_float32(name):
             parameter.data = parameter.data.bfloat16()
 
 

@@ -6,6 +6,7 @@ below, so every text round-trips. Both are written with save_pretrained, as a us
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ def documents_file(path: Path, count: int = DOCUMENTS, length: int = 12) -> Path
     return path
 
 
-def tiny_tokenizer(vocab: int = 320) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of `vocab` tokens with begin, end and padding tokens."""
+def byte_pairs(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer of `vocab` tokens learnt from texts.
+
+    Begin, end and padding tokens are the first three.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -62,8 +66,8 @@ def tiny_tokenizer(vocab: int = 320) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([sentences(100, seed=1234)], trainer)
-    assert bpe.get_vocab_size() == vocab, "the words above do not yield that many tokens"
+    bpe.train_from_iterator(texts, trainer)
+    assert bpe.get_vocab_size() == vocab, "the texts do not yield that many tokens"
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BOS,
@@ -72,6 +76,11 @@ def tiny_tokenizer(vocab: int = 320) -> PreTrainedTokenizerFast:
         chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def tiny_tokenizer(vocab: int = 320) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of the sentences of this module."""
+    return byte_pairs([sentences(100, seed=1234)], vocab)
 
 
 def tiny_teacher(path: Path, seed: int = 0, vocab: int = 320) -> Path:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from student.config import MLAConfig, V4Config
+from student.documents import Documents
+from student.errors import ConfigError
 from student.model import Student, build
 from student.moe import HashRouter, Mixture
-from tests.fakes.students import CPU, MLA, V4, VOCABULARY
+from tests.fakes.students import CPU, MLA, V4, VOCABULARY, text
 
 BOTH = pytest.mark.parametrize("config", [V4, MLA], ids=["v4", "mla"])
 
@@ -78,6 +80,7 @@ def test_weights_are_float32_on_the_device_whatever_the_default(config, default)
 @BOTH
 def test_weights_begin_as_documented(config):
     student = fresh(replace(config, hidden_size=256, initializer_range=0.05))
+    wide, narrow = 0.05, 0.05 / (2 * config.num_layers) ** 0.5
     for name, parameter in student.named_parameters():
         match name.rpartition(".")[2]:
             case "weight" if parameter.ndim == 1:
@@ -87,10 +90,29 @@ def test_weights_begin_as_documented(config):
             case "scale":
                 assert bool((parameter == torch.tensor(0.01)).all()), name
             case _:
-                spread = 6 * 0.05 / parameter.numel() ** 0.5
-                assert abs(parameter.std() - 0.05) < spread, name
+                writes = name.endswith((".o.weight", ".o_b.weight", "down", "down.weight"))
+                std = 1 / 16 if name == "head.weight" else narrow if writes else wide
+                spread = 6 * std / parameter.numel() ** 0.5
+                assert abs(parameter.std() - std) < spread, name
                 assert abs(parameter.mean()) < spread, name
     assert not [n for n, b in student.named_buffers() if n.endswith("router.bias") and b.any()]
+
+
+@BOTH
+@pytest.mark.parametrize("width", [32, 512])
+def test_logits_begin_with_a_variance_of_one_at_any_width(config, width):
+    student = fresh(replace(config, hidden_size=width))
+    token_N, documents = text(60), Documents((60,), CPU)
+    with torch.no_grad():
+        logit_NV = student.logits(student(token_N, documents).hidden_ND)
+    assert abs(logit_NV.var() - 1) < 0.15
+
+
+@BOTH
+def test_a_tied_head_begins_as_wide_as_embeddings(config):
+    tied = replace(config, tie_word_embeddings=True, hidden_size=256, initializer_range=0.05)
+    table = fresh(tied).head_weight()
+    assert abs(table.std() - 0.05) < 6 * 0.05 / table.numel() ** 0.5
 
 
 def test_tables_deal_every_expert_as_many_tokens():
@@ -120,3 +142,24 @@ def test_a_tied_student_reads_with_its_embedding(config):
     torch.testing.assert_close(student.logits(hidden_ND), student.embed.weight.t())
     untied = fresh(config)
     torch.testing.assert_close(untied.logits(hidden_ND), untied.head.weight.t())
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (1.5, r"seed is 1\.5; it must be a whole number"),
+        ("x", "seed is 'x'; it must be a whole number"),
+        (True, "seed is True; it must be a whole number"),
+        (-1, "seed is -1; it must be at least 0"),
+        (2**70, f"seed is {2**70}; it must be at most {2**63 - 1}"),
+    ],
+)
+def test_a_seed_that_is_none_is_refused_in_both_families(config, seed, message):
+    with pytest.raises(ConfigError, match=message):
+        fresh(config, seed)
+
+
+@BOTH
+def test_the_largest_seed_is_one(config):
+    fresh(config, 2**63 - 1)
