@@ -21,6 +21,7 @@ from student.errors import ConfigError as StudentConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -135,7 +136,7 @@ class EvaluateConfig:
 class RunConfig:
     """One run, whole."""
 
-    seed: Natural = 0
+    seed: Seed = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -149,11 +150,16 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        if self.text.sequence_length > self.student.max_position_embeddings:
-            raise ValueError(
-                f"text.sequence_length ({self.text.sequence_length}) is above "
-                f"student.max_position_embeddings ({self.student.max_position_embeddings})"
-            )
+        longest, asked = self.student.max_position_embeddings, self.evaluate
+        passage = asked.prompt_tokens + asked.continuation_tokens
+        for name, tokens in (
+            ("text.sequence_length", self.text.sequence_length),
+            ("evaluate.prompt_tokens with evaluate.continuation_tokens", passage),
+        ):
+            if tokens > longest:
+                raise ValueError(
+                    f"{name} ({tokens}) is above student.max_position_embeddings ({longest})"
+                )
 
     @property
     def uses_teacher(self) -> bool:

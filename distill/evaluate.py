@@ -106,11 +106,16 @@ def measure(
 
 
 def write_on(student: Student, tokenizer: Any, prompt: str, max_tokens: int, *, seed: int) -> str:
-    """Return how a student goes on from the plain text `prompt`: sampled as its teacher's is."""
+    """Return how a student goes on from the plain text `prompt`: sampled as its teacher's is.
+
+    Of a prompt that would leave no half of the student's positions to write in, the end is read.
+    """
     ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = ids or [student.vocabulary.bos]
+    limit = student.config.max_position_embeddings
+    new = min(max_tokens, max(limit - len(ids), limit // 2))
     sampling = Sampling(temperature=0.7, top_p=0.95, seed=seed)
-    room = student.config.max_position_embeddings - len(ids)
-    (written,) = generate(student, [ids], max_new_tokens=min(max_tokens, room), sampling=sampling)
+    (written,) = generate(student, [ids[new - limit :]], max_new_tokens=new, sampling=sampling)
     return str(tokenizer.decode(written, skip_special_tokens=True))
 
 

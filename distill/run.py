@@ -14,7 +14,7 @@ from audit import strict_yaml
 from audit.attest import file_digest
 from distill import lesson, record, store
 from distill.checkpoint import Checkpoints
-from distill.config import LossConfig, RunConfig, load
+from distill.config import RunConfig, load
 from distill.corpus import Passage
 from distill.errors import InputError, MismatchError
 from distill.evaluate import measure, write_on
@@ -87,8 +87,8 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
 def control_of(student_run: Path, *, seed: int) -> RunConfig:
     """Return the config of a control: `student_run`'s own, without the teacher, from another seed.
 
-    The teacher's weight goes to the cross-entropy, so text, steps, architecture and the scale of
-    the loss stay as they were. Held-out signals are shared with the student's run.
+    The teacher's weight goes to the cross-entropy, so text, steps, architecture, the scale of the
+    loss and its other terms stay as they were. Held-out signals are shared with the student's run.
 
     Raises:
         InputError: `student_run` is no run directory.
@@ -107,7 +107,7 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
     return replace(
         config,
         seed=seed,
-        loss=LossConfig(forward_kl=0.0, cross_entropy=whole),
+        loss=replace(config.loss, forward_kl=0.0, cross_entropy=whole),
         signal=replace(config.signal, path=signals),
     )
 

@@ -9,7 +9,8 @@ Shapes: N tokens, K experts or entries a token.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -22,10 +23,12 @@ class Choices:
         experts: int64 `[N, K]`, None in layers without a mixture.
         entries: int64 `[N, K]` places in the stream's entries, -1 for none; None in layers
             without an indexer or where its choice did not bind.
+        family: of the student that chose; None is taken for either.
     """
 
     experts: tuple[torch.Tensor | None, ...]
     entries: tuple[torch.Tensor | None, ...]
+    family: Literal["mla", "v4"] | None = None
 
     def at(self, place: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return a layer's experts and entries; none where the recorded pass had no such layer.
@@ -37,11 +40,12 @@ class Choices:
 
     def to(self, device: torch.device) -> "Choices":
         """Return the same choices on another device."""
-        return Choices(experts=_moved(self.experts, device), entries=_moved(self.entries, device))
+        moved = _moved(self.experts, device), _moved(self.entries, device)
+        return replace(self, experts=moved[0], entries=moved[1])
 
     def routing_only(self) -> "Choices":
         """Return the choices of experts alone, leaving the indexer free."""
-        return Choices(experts=self.experts, entries=(None,) * len(self.entries))
+        return replace(self, entries=(None,) * len(self.entries))
 
 
 def _moved(

@@ -82,6 +82,15 @@ def product_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
+def without_gradients(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which nothing is recorded for a backward pass.
+
+    On a CPU, where decoding is as slow as its calls, tensors are not even watched for changes;
+    what is made there can never take part in training.
+    """
+    return torch.inference_mode() if device.type == "cpu" else torch.no_grad()
+
+
 def waits_are_free(device: torch.device) -> bool:
     """Tell whether the host may look at a value without waiting for a queue of work."""
     return device.type == "cpu"

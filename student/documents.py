@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from student.arguments import listed, whole
 from student.errors import ShapeError
 
 Array = npt.NDArray[np.int64]
@@ -29,15 +30,17 @@ class Documents:
         document_N: int64, which document each token is of.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+    def __init__(self, lengths: Sequence[int] | torch.Tensor, device: torch.device) -> None:
         """Lay documents of these lengths end to end.
 
         Raises:
-            ShapeError: there is no document, or an empty one.
+            ShapeError: there is no document, or an empty one, or a length is no whole number.
         """
-        if not len(lengths) or min(lengths) < 1:
-            raise ShapeError(f"lengths is {list(lengths)}; a document has at least one token.")
-        self.lengths = tuple(int(length) for length in lengths)
+        values = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
+        given = listed("lengths", values, "a list with the tokens of each document")
+        if not given:
+            raise ShapeError("lengths is empty; give the tokens of each document.")
+        self.lengths = tuple(whole(f"lengths[{i}]", length, 1) for i, length in enumerate(given))
         self.device = device
         sizes = np.asarray(self.lengths, dtype=np.int64)
         self.starts = np.cumsum(sizes) - sizes
@@ -51,8 +54,12 @@ class Documents:
 
     @classmethod
     def rows(cls, count: int, length: int, device: torch.device) -> "Documents":
-        """Return the documents of `count` rows of `length` tokens each."""
-        return cls((length,) * count, device)
+        """Return the documents of `count` rows of `length` tokens each.
+
+        Raises:
+            ShapeError: there is no row, or rows are empty.
+        """
+        return cls((whole("length", length, 1),) * whole("count", count, 1), device)
 
     @property
     def num_tokens(self) -> int:
@@ -184,8 +191,23 @@ def unpad(mask_BS: torch.Tensor, device: torch.device) -> tuple[Documents, torch
         token_N: int64 places in the flattened batch, on `device`.
 
     Raises:
-        ShapeError: a row has no token.
+        ShapeError: no such mask, or a row has no token.
     """
-    mask = mask_BS.numpy().astype(bool)
+    mask = _host_mask(mask_BS)
     documents = Documents(mask.sum(1).tolist(), device)
     return documents, documents._send(np.flatnonzero(mask))
+
+
+def _host_mask(mask_BS: torch.Tensor) -> npt.NDArray[np.bool_]:
+    rule = "give a tensor [rows, columns] on the CPU, 1 or True for tokens and 0 or False for pads"
+    if not isinstance(mask_BS, torch.Tensor):
+        raise ShapeError(f"mask_BS is of type {type(mask_BS).__name__}; {rule}.")
+    if mask_BS.ndim != 2 or mask_BS.device.type != "cpu":
+        raise ShapeError(f"mask_BS is {tuple(mask_BS.shape)} on {mask_BS.device}; {rule}.")
+    if not bool(((mask_BS == 0) | (mask_BS == 1)).all()):
+        # A mask to be added to scores, 0 for tokens and -inf for pads, says the opposite.
+        raise ShapeError(f"mask_BS has a value that is neither 0 nor 1; {rule}.")
+    mask: npt.NDArray[np.bool_] = mask_BS.bool().numpy()
+    for row in np.flatnonzero(~mask.any(1)):
+        raise ShapeError(f"mask_BS[{row}] masks every token; a document has at least one token.")
+    return mask

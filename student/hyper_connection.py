@@ -5,79 +5,25 @@ weighted sum of the streams (`pre`), writes its output back to all of them (`pos
 streams are mixed by a matrix kept doubly stochastic by Sinkhorn's iteration (`comb`). All of it
 runs in float32.
 
-Shapes: N tokens, M streams, D hidden_size, J = M (M + 2) mixing numbers a token.
+The streams are the largest tensor of a layer, and what a sub-layer does with them is nothing but
+reading and writing memory. So both ways are functions of their own, which make no second tensor
+of that size: what reaches the streams' gradient is summed in one buffer.
+
+Shapes: N tokens, M streams, D hidden_size, W = M D, J mixing numbers a token: M (M + 2) in a
+layer, M in the last reading; G of them gates, C = M M of mixing.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from student import device as devices
 from student.config import V4Config
 from student.norm import inverse_rms, widened
-
-
-def sinkhorn(start_NMM: torch.Tensor, iterations: int, eps: float) -> torch.Tensor:
-    """Return positive matrices made doubly stochastic, `[N, M, M]`.
-
-    Columns and rows are normalised in turn, columns first and last (equation 8 of the report, in
-    the order its released kernel takes); `iterations` counts the columns' turns. Columns end with
-    a sum of 1 within a few eps; rows as far as the turns have converged: twenty bring them within
-    1e-5 for logits of spread one half, and within 0.1 for saturated ones.
-    """
-    if torch.is_grad_enabled() and start_NMM.requires_grad:
-        result: torch.Tensor = _Sinkhorn.apply(start_NMM, iterations, eps)
-        return result
-    # Without a gradient to carry back, turns that no longer change anything may be left out.
-    look = devices.waits_are_free(start_NMM.device)
-    x_MMN, _ = _normalise(start_NMM, iterations, eps, until_still=look)
-    return x_MMN.permute(2, 0, 1).contiguous()
-
-
-def _normalise(
-    start_NMM: torch.Tensor, iterations: int, eps: float, *, until_still: bool
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the matrices `[M, M, N]`, token last so that sums run over vectors, and all sums."""
-    tokens, m, _ = start_NMM.shape
-    # A margin of eps on both sides: a sum that takes it in is the sum plus eps.
-    framed = start_NMM.new_full((m + 1, m + 1, tokens), eps)
-    x_MMN = framed[:m, :m]
-    x_MMN.copy_(start_NMM.permute(1, 2, 0))
-    both = framed[:, :m], framed[:m]
-    rounding = 2 * torch.finfo(start_NMM.dtype).eps
-    sums: list[torch.Tensor] = []
-    for step in range(2 * iterations - 1):
-        total = both[step % 2].sum(step % 2, keepdim=True)
-        x_MMN.div_(total)
-        sums.append(total)
-        # Columns that sum to 1 right after the rows were normalised: nothing moves any more.
-        if until_still and step % 8 == 6:
-            low, high = torch.aminmax(total)
-            if 1 - rounding <= float(low) and float(high) <= 1 + rounding:
-                break
-    return x_MMN, sums
-
-
-class _Sinkhorn(torch.autograd.Function):
-    """The same with a gradient: only the sums are kept, and divisions are undone one by one."""
-
-    @staticmethod
-    def forward(ctx: Any, start_NMM: torch.Tensor, iterations: int, eps: float) -> torch.Tensor:
-        x_MMN, sums = _normalise(start_NMM, iterations, eps, until_still=False)
-        ctx.save_for_backward(x_MMN, *sums)
-        return x_MMN.permute(2, 0, 1).contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        y_MMN, *sums = ctx.saved_tensors
-        y_MMN = y_MMN.clone()
-        g_MMN = grads[0].permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
-        for step in range(len(sums) - 1, -1, -1):
-            g_MMN.sub_((g_MMN * y_MMN).sum(step % 2, keepdim=True)).div_(sums[step])
-            y_MMN.mul_(sums[step])
-        return g_MMN.permute(2, 0, 1), None, None
+from student.sinkhorn import sinkhorn
 
 
 class Mixing(NamedTuple):
@@ -87,11 +33,13 @@ class Mixing(NamedTuple):
         input_ND: the one stream its sub-layer reads.
         post_NM: weight of the sub-layer's output in each stream.
         comb_NMM: entry [j, k] is the weight of old stream j in new stream k.
+        streams_NMD: the old streams, to be mixed by `expand`.
     """
 
     input_ND: torch.Tensor
     post_NM: torch.Tensor
     comb_NMM: torch.Tensor
+    streams_NMD: torch.Tensor
 
 
 class HyperConnection(nn.Module):
@@ -105,31 +53,18 @@ class HyperConnection(nn.Module):
         self.fn = nn.Parameter(torch.empty((2 + m) * m, m * config.hidden_size))
         self.base = nn.Parameter(torch.empty((2 + m) * m))
         self.scale = nn.Parameter(torch.empty(3))
-        part_J = torch.tensor([0] * m + [1] * m + [2] * m * m)
-        self.register_buffer("part_J", part_J, persistent=False)
+        _keep(self, part_J=[0] * m + [1] * m + [2] * m * m)
+        _keep(self, floor_G=[self.eps] * m + [0.0] * m, factor_G=[1.0] * m + [2.0] * m)
 
     def forward(self, streams_NMD: torch.Tensor) -> Mixing:
         """Return what the sub-layer reads, and how its output is to be mixed back."""
         m = self.streams
         with devices.full_precision(streams_NMD.device):
-            mixes_NJ = _mixes(streams_NMD, self.fn, self.norm_eps)
             scale_J = self.scale.index_select(0, self.get_buffer("part_J"))
-            mixes_NJ = torch.addcmul(self.base, mixes_NJ, scale_J)
-            gate_NJ = torch.sigmoid(mixes_NJ[:, : 2 * m])
-            pre_NM, post_NM = gate_NJ[:, :m] + self.eps, 2 * gate_NJ[:, m:]
-            comb_NMM = mixes_NJ[:, 2 * m :].unflatten(-1, (m, m))
-            comb_NMM = torch.softmax(comb_NMM, dim=-1) + self.eps
+            input_ND, post_NM, logit_NC, streams_NMD = read(streams_NMD, _reading(self, scale_J))
+            comb_NMM = torch.softmax(logit_NC.view(-1, m, m), -1)
             comb_NMM = sinkhorn(comb_NMM, self.iterations, self.eps)
-            return Mixing(_collapse(pre_NM, streams_NMD), post_NM, comb_NMM)
-
-
-def expand(mixing: Mixing, output_ND: torch.Tensor, streams_NMD: torch.Tensor) -> torch.Tensor:
-    """Return the new streams: the old ones mixed, plus the sub-layer's output in each."""
-    with devices.full_precision(streams_NMD.device):
-        post_NM1 = mixing.post_NM.to(streams_NMD.dtype).unsqueeze(-1)
-        comb_NMM = mixing.comb_NMM.to(streams_NMD.dtype).transpose(1, 2)
-        written_NMD = post_NM1 * output_ND.to(streams_NMD.dtype).unsqueeze(1)
-        return torch.bmm(comb_NMM, streams_NMD) + written_NMD
+            return Mixing(input_ND, post_NM, comb_NMM, streams_NMD)
 
 
 class StreamHead(nn.Module):
@@ -138,24 +73,188 @@ class StreamHead(nn.Module):
     def __init__(self, config: V4Config) -> None:
         super().__init__()
         m = config.hc_streams
-        self.eps, self.norm_eps = config.hc_eps, config.rms_norm_eps
+        self.norm_eps = config.rms_norm_eps
         self.fn = nn.Parameter(torch.empty(m, m * config.hidden_size))
         self.base = nn.Parameter(torch.empty(m))
         self.scale = nn.Parameter(torch.empty(1))
+        _keep(self, floor_G=[config.hc_eps] * m, factor_G=[1.0] * m)
 
     def forward(self, streams_NMD: torch.Tensor) -> torch.Tensor:
         """Return `[N, D]`."""
         with devices.full_precision(streams_NMD.device):
-            mixes_NM = _mixes(streams_NMD, self.fn, self.norm_eps)
-            pre_NM = torch.sigmoid(mixes_NM * self.scale + self.base) + self.eps
-            return _collapse(pre_NM, streams_NMD)
+            scale_J = self.scale.expand(len(self.base))
+            return read(streams_NMD, _reading(self, scale_J)).input_ND
 
 
-def _mixes(streams_NMD: torch.Tensor, fn_JF: torch.Tensor, eps: float) -> torch.Tensor:
-    """Project the normalised, joined streams; the norm is a factor, so it comes after."""
-    joined_NF = widened(streams_NMD.flatten(1))
-    return F.linear(joined_NF, fn_JF) * inverse_rms(joined_NF, eps)
+def _keep(module: nn.Module, **values: Sequence[float]) -> None:
+    """Register constants that follow the module to its device and are not saved."""
+    for name, value in values.items():
+        module.register_buffer(name, torch.tensor(value), persistent=False)
+
+
+class Reading(NamedTuple):
+    """The weights of a reading, G of whose numbers are gates: M to read and, but last, M to write.
+
+    Attributes:
+        fn_JW: the projection of the joined streams.
+        base_J: added to it.
+        scale_J: multiplied with it.
+        floor_G: the least value of each gate.
+        factor_G: the greatest, less that.
+        norm_eps: added to the streams' mean square.
+    """
+
+    fn_JW: torch.Tensor
+    base_J: torch.Tensor
+    scale_J: torch.Tensor
+    floor_G: torch.Tensor
+    factor_G: torch.Tensor
+    norm_eps: float
+
+
+def _reading(module: "HyperConnection | StreamHead", scale_J: torch.Tensor) -> Reading:
+    floor_G, factor_G = module.get_buffer("floor_G"), module.get_buffer("factor_G")
+    return Reading(module.fn, module.base, scale_J, floor_G, factor_G, module.norm_eps)
+
+
+class Read(NamedTuple):
+    """What is made of the streams before Sinkhorn's iteration.
+
+    Attributes:
+        input_ND: the sum a sub-layer reads, in the dtype of the streams.
+        post_NM: the gates to write with, in at least float32; empty in the last reading.
+        logit_NC: the M M numbers of mixing, likewise.
+        streams_NMD: the streams again. Whoever uses them after this reading should use these:
+            their gradient then comes back through one sum.
+    """
+
+    input_ND: torch.Tensor
+    post_NM: torch.Tensor
+    logit_NC: torch.Tensor
+    streams_NMD: torch.Tensor
+
+
+def read(streams_NMD: torch.Tensor, how: Reading) -> Read:
+    """Project the streams (equations 3 to 5) and sum them by the first M gates.
+
+    The projection is `scale * (fn @ rms_norm(streams)) + base`; gates are sigmoids of it.
+    """
+    if torch.is_grad_enabled():
+        return Read(*_Read.apply(streams_NMD, *how))
+    m, gates = streams_NMD.shape[1], len(how.floor_G)
+    mix_NJ, _ = _project(streams_NMD, how.fn_JW, how.norm_eps)
+    made_NJ = torch.addcmul(how.base_J, mix_NJ, how.scale_J)
+    gate_NG = torch.addcmul(how.floor_G, torch.sigmoid(made_NJ[:, :gates]), how.factor_G)
+    input_ND = _collapse(gate_NG[:, :m], streams_NMD)
+    return Read(input_ND, gate_NG[:, m:], made_NJ[:, gates:], streams_NMD)
+
+
+def expand(mixing: Mixing, output_ND: torch.Tensor) -> torch.Tensor:
+    """Return the new streams: the old ones mixed, plus the sub-layer's output in each."""
+    streams_NMD = mixing.streams_NMD
+    with devices.full_precision(streams_NMD.device):
+        dtype = streams_NMD.dtype
+        given = mixing.post_NM.to(dtype), mixing.comb_NMM.to(dtype), output_ND.to(dtype)
+        if not torch.is_grad_enabled():
+            return _mixed(*given, streams_NMD)
+        made_NMD: torch.Tensor = _Expand.apply(*given, streams_NMD)
+        return made_NMD
+
+
+def _project(
+    streams_NMD: torch.Tensor, fn_JW: torch.Tensor, norm_eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Project the normalised, joined streams `[N, J]`; the norm is a factor `[N, 1]` after it."""
+    joined_NW = widened(streams_NMD.flatten(1))
+    factor_N1 = inverse_rms(joined_NW, norm_eps)
+    return torch.mm(joined_NW, widened(fn_JW).t()).mul_(factor_N1), factor_N1
 
 
 def _collapse(weight_NM: torch.Tensor, streams_NMD: torch.Tensor) -> torch.Tensor:
     return torch.bmm(weight_NM.to(streams_NMD.dtype).unsqueeze(1), streams_NMD).squeeze(1)
+
+
+class _Read(torch.autograd.Function):
+    """`read` with a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        streams_NMD: torch.Tensor,
+        fn_JW: torch.Tensor,
+        base_J: torch.Tensor,
+        scale_J: torch.Tensor,
+        floor_G: torch.Tensor,
+        factor_G: torch.Tensor,
+        norm_eps: float,
+    ) -> tuple[torch.Tensor, ...]:
+        m, gates = streams_NMD.shape[1], len(floor_G)
+        mix_NJ, rms_N1 = _project(streams_NMD, fn_JW, norm_eps)
+        made_NJ = torch.addcmul(base_J, mix_NJ, scale_J)
+        open_NG = torch.sigmoid(made_NJ[:, :gates])
+        gate_NG = torch.addcmul(floor_G, open_NG, factor_G)
+        pre_NM, post_NM = gate_NG[:, :m].contiguous(), gate_NG[:, m:].contiguous()
+        ctx.save_for_backward(
+            streams_NMD, fn_JW, scale_J, factor_G, mix_NJ, rms_N1, open_NG, pre_NM
+        )
+        same_NMD = streams_NMD.view_as(streams_NMD)
+        return _collapse(pre_NM, streams_NMD), post_NM, made_NJ[:, gates:].contiguous(), same_NMD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        streams_NMD, fn_JW, scale_J, factor_G, mix_NJ, rms_N1, open_NG, pre_NM = ctx.saved_tensors
+        dinput_ND, dpost_NM, dlogit_NC, dsame_NMD = grads
+        joined_NW = widened(streams_NMD.flatten(1))
+        dpre_NM = widened(torch.bmm(streams_NMD, dinput_ND.unsqueeze(-1)).squeeze(-1))
+        dgate_NG = torch.cat((dpre_NM, dpost_NM), dim=1) * factor_G
+        dmade_NJ = torch.cat((dgate_NG * open_NG * (1 - open_NG), dlogit_NC), dim=1)
+        dmix_NJ = dmade_NJ * scale_J
+        # mix = rms * (fn @ x): through the product, and through rms = (|x|^2 / W + eps)^-1/2.
+        dproduct_NJ = dmix_NJ * rms_N1
+        along_N1 = (dmix_NJ * mix_NJ).sum(-1, keepdim=True) * rms_N1.square()
+        pre_NM1 = pre_NM.to(streams_NMD.dtype).unsqueeze(-1)
+        ds_NMD = torch.baddbmm(dsame_NMD, pre_NM1, dinput_ND.unsqueeze(1))
+        ds_NW = widened(ds_NMD.flatten(1)).addmm_(dproduct_NJ, widened(fn_JW))
+        ds_NW.addcmul_(joined_NW, along_N1, value=-1 / joined_NW.shape[1])
+        ds_NMD = ds_NW.view_as(streams_NMD).to(streams_NMD.dtype)
+        dfn_JW = torch.mm(dproduct_NJ.t(), joined_NW)
+        dbase_J, dscale_J = dmade_NJ.sum(0), (dmade_NJ * mix_NJ).sum(0)
+        dtype = fn_JW.dtype
+        weights = dfn_JW.to(dtype), dbase_J.to(dtype), dscale_J.to(dtype)
+        return ds_NMD, *weights, None, None, None
+
+
+class _Expand(torch.autograd.Function):
+    """`expand` with a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        post_NM: torch.Tensor,
+        comb_NMM: torch.Tensor,
+        output_ND: torch.Tensor,
+        streams_NMD: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(post_NM, comb_NMM, output_ND, streams_NMD)
+        return _mixed(post_NM, comb_NMM, output_ND, streams_NMD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        post_NM, comb_NMM, output_ND, streams_NMD = ctx.saved_tensors
+        (g_NMD,) = grads
+        dpost_NM = torch.bmm(g_NMD, output_ND.unsqueeze(-1)).squeeze(-1)
+        dcomb_NMM = torch.bmm(streams_NMD, g_NMD.transpose(1, 2))
+        doutput_ND = torch.bmm(post_NM.unsqueeze(1), g_NMD).squeeze(1)
+        return dpost_NM, dcomb_NMM, doutput_ND, torch.bmm(comb_NMM, g_NMD)
+
+
+def _mixed(
+    post_NM: torch.Tensor,
+    comb_NMM: torch.Tensor,
+    output_ND: torch.Tensor,
+    streams_NMD: torch.Tensor,
+) -> torch.Tensor:
+    new_NMD = torch.bmm(comb_NMM.transpose(1, 2), streams_NMD)
+    return new_NMD.addcmul_(post_NM.unsqueeze(-1), output_ND.unsqueeze(1))

@@ -24,7 +24,7 @@ from student.compressor import Compressor
 from student.config import V4Config
 from student.documents import Documents, Entries
 from student.norm import widened
-from student.rotary import Angles, rotate
+from student.rotary import Angles, Turn, rotate
 from student.sparse_attention import Plan, Tile
 
 _STEP = 16  # the fewest tokens scored at a time
@@ -56,14 +56,19 @@ class Indexer(nn.Module):
         self, x_ND: torch.Tensor, latent_NR: torch.Tensor, turn: Angles
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query heads `[N, I, F]` and their weights `[N, I]`."""
-        q_NIF = rotate(self.q_b(latent_NR).unflatten(-1, (self.heads, -1)), turn)
-        return q_NIF, self.weights(x_ND) * self.scale
+        return rotate(self._heads(latent_NR), turn), self._weights(x_ND)
+
+    def _heads(self, latent_NR: torch.Tensor) -> torch.Tensor:
+        return self.q_b(latent_NR).unflatten(-1, (self.heads, -1))
+
+    def _weights(self, x_ND: torch.Tensor) -> torch.Tensor:
+        return self.weights(x_ND) * self.scale
 
     def choose_step(
         self,
         x_BD: torch.Tensor,
         latent_BR: torch.Tensor,
-        turn: Angles,
+        turn: Turn,
         key_BTF: torch.Tensor,
         hidden_BT: torch.Tensor,
     ) -> torch.Tensor:
@@ -71,7 +76,7 @@ class Indexer(nn.Module):
 
         `hidden_BT` is 0 for entries the sequence has, minus infinity for others.
         """
-        q_BIF, weight_BI = self.queries(x_BD, latent_BR, turn)
+        q_BIF, weight_BI = turn.forth(self._heads(latent_BR)), self._weights(x_BD)
         product_BIT = torch.bmm(q_BIF, key_BTF.transpose(1, 2)).relu_()
         weight_B1I = weight_BI.unsqueeze(1).to(product_BIT.dtype)
         score_BT = widened(torch.bmm(weight_B1I, product_BIT).squeeze(1)) + hidden_BT

@@ -240,12 +240,9 @@ class _GroupedSwiGLU(torch.autograd.Function):
         dweight_NK = torch.bmm(y_NKD.to(g_ND.dtype), g_ND.unsqueeze(-1)).squeeze(-1)
         dy_PD = (weight_NK.unsqueeze(-1) * g_ND.unsqueeze(1)).flatten(0, 1)[sent.pair_P]
         dy_PD = dy_PD.to(x_ND.dtype)
-        with torch.enable_grad():
-            leaf_PJ = gate_up_PJ.detach().requires_grad_()
-            act_PI = _activate(leaf_PJ, ctx.limit)
         dact_PI = _grouped(dy_PD, down_EDI, counts, transpose=False)
-        (dgate_up_PJ,) = torch.autograd.grad(act_PI, leaf_PJ, dact_PI)
-        ddown_EDI = _outer(dy_PD, act_PI.detach(), counts, down_EDI)
+        act_PI, dgate_up_PJ = _activate_back(gate_up_PJ, ctx.limit, dact_PI)
+        ddown_EDI = _outer(dy_PD, act_PI, counts, down_EDI)
         x_PD = x_ND[sent.pair_P // top_k]
         dgate_up_EJD = _outer(dgate_up_PJ, x_PD, counts, gate_up_EJD)
         dx_PD = _grouped(dgate_up_PJ, gate_up_EJD, counts, transpose=False)
@@ -258,6 +255,27 @@ def _activate(gate_up_PJ: torch.Tensor, limit: float | None) -> torch.Tensor:
     if limit is not None:
         gate_PI, up_PI = gate_PI.clamp(max=limit), up_PI.clamp(-limit, limit)
     return F.silu(gate_PI) * up_PI
+
+
+def _activate_back(
+    gate_up_PJ: torch.Tensor, limit: float | None, dact_PI: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_activate` returned, and the gradient of its input."""
+    gate_PI, up_PI = gate_up_PJ.chunk(2, dim=-1)
+    dgate_up_PJ = torch.empty_like(gate_up_PJ)
+    dgate_PI, dup_PI = dgate_up_PJ.chunk(2, dim=-1)
+    held_PI = gate_PI if limit is None else gate_PI.clamp(max=limit)
+    bound_PI = up_PI if limit is None else up_PI.clamp(-limit, limit)
+    sigmoid_PI = torch.sigmoid(held_PI)
+    silu_PI = held_PI * sigmoid_PI
+    torch.mul(dact_PI, silu_PI, out=dup_PI)
+    # silu' = sigmoid + silu (1 - sigmoid) = silu + sigmoid (1 - silu).
+    slope_PI = torch.addcmul(silu_PI, sigmoid_PI, 1 - silu_PI)
+    torch.mul(slope_PI.mul_(bound_PI), dact_PI, out=dgate_PI)
+    if limit is not None:
+        dgate_PI.mul_(gate_PI <= limit)
+        dup_PI.mul_(up_PI.abs() <= limit)
+    return silu_PI.mul_(bound_PI), dgate_up_PJ
 
 
 def _grouped(

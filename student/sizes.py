@@ -10,6 +10,7 @@ Letters: D hidden size, V vocabulary, H heads, M residual streams, E experts, m 
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from student.arguments import whole
 from student.config import LayerType, MLAConfig, V4Config
 
 Config = MLAConfig | V4Config
@@ -117,7 +118,12 @@ class _Seen(NamedTuple):
 
 
 def count_parameters(config: Config, vocab_size: int) -> Parameters:
-    """Count what the optimizer trains: weights, norms, routers, hyper-connections, indexers."""
+    """Count what the optimizer trains: weights, norms, routers, hyper-connections, indexers.
+
+    Raises:
+        ConfigError: there is no vocabulary of that size.
+    """
+    vocab_size = whole("vocab_size", vocab_size, 1)
     d, layers = config.hidden_size, _layers(config)
     table = vocab_size * d
     row = 0 if config.tie_word_embeddings else d
@@ -132,7 +138,11 @@ def kv_cache_bytes_per_token(config: Config, bytes_per_value: int = 2) -> int | 
 
     `mla`: the latent and the shared rotary key of every layer. `v4`: an entry, and in CSA layers
     its key for the indexer, every m tokens; windows do not grow.
+
+    Raises:
+        ConfigError: a value takes no whole number of bytes.
     """
+    bytes_per_value = whole("bytes_per_value", bytes_per_value, 1)
     if isinstance(config, MLAConfig):
         values = Fraction(config.num_layers * (config.kv_lora_rank + config.qk_rope_head_dim))
     else:
@@ -148,7 +158,12 @@ def kv_cache_bytes(config: Config, context_tokens: int, bytes_per_value: int = 2
 
     Until its entry is whole, a compressor keeps key and gate of each token: of m tokens, and in
     CSA layers, whose entries overlap, of the m before them too, each twice as wide.
+
+    Raises:
+        ConfigError: a number of tokens or bytes that cannot be.
     """
+    context_tokens = whole("context_tokens", context_tokens, 0)
+    bytes_per_value = whole("bytes_per_value", bytes_per_value, 1)
     if isinstance(config, MLAConfig):
         return Cache(int(kv_cache_bytes_per_token(config, bytes_per_value)) * context_tokens, 0)
     csa, hca = config.layer_types.count("csa"), config.layer_types.count("hca")
@@ -167,7 +182,11 @@ def forward_flops_per_token(config: Config, vocab_size: int, context: int) -> Fl
     Prediction layers are left out. `mla` is counted with keys and values unfolded from the
     latent, as in training; attending in the latent space instead, as decoding may, takes
     `2 kv_lora_rank + qk_rope_head_dim` for `qk_nope + qk_rope + v` a head and token.
+
+    Raises:
+        ConfigError: a number of tokens that cannot be.
     """
+    vocab_size, context = whole("vocab_size", vocab_size, 1), whole("context", context, 0)
     if isinstance(config, MLAConfig):
         return _flops(config, vocab_size, _Seen(context))
     entries = context // config.csa_compression
@@ -187,8 +206,11 @@ def training_flops_per_token(config: Config, vocab_size: int, sequence_tokens: i
     """Return forward and backward operations, a mean over the positions of one sequence.
 
     Backward is counted as twice forward; recomputation is not counted, prediction layers are.
+
+    Raises:
+        ConfigError: a vocabulary or sequence without a token.
     """
-    n = sequence_tokens
+    vocab_size, n = whole("vocab_size", vocab_size, 1), whole("sequence_tokens", sequence_tokens, 1)
     if isinstance(config, MLAConfig):
         seen = _Seen(_mean_seen(n, 1, n))
     else:

@@ -20,7 +20,7 @@ from student.config import LayerType, V4Config
 from student.documents import Documents
 from student.indexer import Indexer, Queries, choose, index_loss
 from student.norm import RMSNorm, unit_rms
-from student.rotary import Angles, angles, rotate
+from student.rotary import Angles, Turn, Wheel, angles, rotate
 from student.sparse_attention import Plan, Pool, attend, plan
 
 
@@ -57,6 +57,33 @@ class Positions:
             place_T = self.documents.entries(compression).position_T
             self._of_entries[compression] = angles(place_T, self.compress_R)
         return self._of_entries[compression]
+
+
+class Turns(NamedTuple):
+    """How far the tokens of one decoding step are turned.
+
+    Attributes:
+        main: heads of layers without entries.
+        compress: heads of layers with entries.
+        indexer: heads of indexers.
+    """
+
+    main: Turn
+    compress: Turn
+    indexer: Turn
+
+
+class Wheels:
+    """Makes the turns of a student's decoding steps."""
+
+    def __init__(self, config: V4Config, main_R: torch.Tensor, compress_R: torch.Tensor) -> None:
+        self.main = Wheel(main_R, config.head_dim)
+        self.compress = Wheel(compress_R, config.head_dim)
+        self.indexer = Wheel(compress_R, config.index_head_dim)
+
+    def at(self, place_B: torch.Tensor) -> Turns:
+        """Return the turns of tokens at these positions."""
+        return Turns(self.main.at(place_B), self.compress.at(place_B), self.indexer.at(place_B))
 
 
 class Attended(NamedTuple):
@@ -154,13 +181,14 @@ class V4Attention(nn.Module):
             q_NHF, key_NF, self.sinks, pool, cut, scale=self.scale, want_mass=learning
         )
         loss = self._learn(queries, choice_NK, mass, cut) if learning and queries else None
-        return Attended(self.output(out_NHF, turn), choice_NK, loss, memory)
+        output_ND = self.output(rotate(out_NHF, turn.reversed()))
+        return Attended(output_ND, choice_NK, loss, memory)
 
     def step(
         self,
         x_BD: torch.Tensor,
         cache: V4Cache,
-        turn: Angles,
+        turns: Turns,
         *,
         choice_BK: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -174,7 +202,8 @@ class V4Attention(nn.Module):
         latent_BR, q_BHF = self.heads_of(x_BD)
         # One key beside the heads, so that all are turned at once.
         key_B1F = self.kv_norm(self.kv(x_BD)).unsqueeze(1)
-        turned = rotate(torch.cat((q_BHF, key_B1F), dim=1), turn)
+        turn = turns.main if self.kind == "swa" else turns.compress
+        turned = turn.forth(torch.cat((q_BHF, key_B1F), dim=1))
         q_BHF = turned[:, :-1]
         row_BYF, bias_B1Y = cache.add(x_BD, turned[:, -1])
         if self.indexer is not None and cache.index is not None:
@@ -183,11 +212,13 @@ class V4Attention(nn.Module):
                 choice_BK = None
             elif choice_BK is None:
                 hidden_BT = bias_B1Y[:, 0, cache.first_entry :]
-                choice_BK = self.indexer.choose_step(x_BD, latent_BR, turn, key_BTF, hidden_BT)
+                choice_BK = self.indexer.choose_step(
+                    x_BD, latent_BR, turns.indexer, key_BTF, hidden_BT
+                )
             if choice_BK is not None:
                 row_BYF, bias_B1Y = _chosen(row_BYF, bias_B1Y, cache.first_entry, choice_BK)
         out_BHF = read(q_BHF, row_BYF, bias_B1Y, self.sinks, self.scale)
-        return self.output(out_BHF, turn), choice_BK
+        return self.output(turn.back(out_BHF)), choice_BK
 
     def heads_of(self, x_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the latent `[N, R]` and the normalised query heads `[N, H, F]`, not yet turned."""
@@ -195,12 +226,13 @@ class V4Attention(nn.Module):
         q_NHF = self.q_b(latent_NR).unflatten(-1, (self.heads, -1))
         return latent_NR, unit_rms(q_NHF, self.eps)
 
-    def output(self, out_NHF: torch.Tensor, turn: Angles) -> torch.Tensor:
-        """Turn the heads back and project them, group by group, `[N, D]`."""
-        out_NGF = rotate(out_NHF, turn.reversed()).flatten(1).unflatten(-1, (self.groups, -1))
-        weight_GRF = self.o_a.weight.unflatten(0, (self.groups, -1))
-        mixed_GNR = torch.bmm(out_NGF.transpose(0, 1), weight_GRF.transpose(1, 2))
-        return self.o_b(mixed_GNR.transpose(0, 1).flatten(1))
+    def output(self, out_NHF: torch.Tensor) -> torch.Tensor:
+        """Project the heads, turned back, group by group, `[N, D]`."""
+        total, weight_RF = len(out_NHF), self.o_a.weight
+        out_GNF = out_NHF.reshape(total, self.groups, -1).transpose(0, 1)
+        weight_GFR = weight_RF.view(self.groups, -1, weight_RF.shape[1]).transpose(1, 2)
+        mixed_GNR = torch.bmm(out_GNF, weight_GFR)
+        return self.o_b(mixed_GNR.transpose(0, 1).reshape(total, -1))
 
     def _index(
         self, x_ND: torch.Tensor, latent_NR: torch.Tensor, positions: Positions, memory: Memory

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from student.arguments import whole
 from student.errors import ConfigError
 
 
@@ -27,11 +28,14 @@ class Vocabulary:
         Raises:
             ConfigError: names the field.
         """
-        if self.size < 1:
-            raise ConfigError(f"size is {self.size}; a vocabulary has at least one token.")
+        size = whole("size", self.size, 1)
+        found = {"size": size}
         for name, token in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):
-            if token is not None and not 0 <= token < self.size:
-                raise ConfigError(
-                    f"{name} is {token}; it must be a token of the vocabulary, 0 to "
-                    f"{self.size - 1}."
-                )
+            if name != "pad" or token is not None:
+                found[name] = whole(name, token)
+                if not 0 <= found[name] < size:
+                    raise ConfigError(
+                        f"{name} is {token}; it must be a token of the vocabulary, 0 to {size - 1}."
+                    )
+        for name, value in found.items():  # Python's numbers, for numpy's are no JSON
+            object.__setattr__(self, name, value)

@@ -199,6 +199,10 @@ def test_a_wrong_value_in_an_override_is_blamed_on_the_override():
             "text: {sequence_length: 4096}",
             ("text.sequence_length (4096)", "student.max_position_embeddings (2048)"),
         ),
+        (
+            "student: {max_position_embeddings: 300}\nevaluate: {continuation_tokens: 253}",
+            ("evaluate.continuation_tokens (301)", "student.max_position_embeddings (300)"),
+        ),
         ("loss:\n  forward_kl: 0\n  cross_entropy: 0", ("loss", "nothing would be learnt")),
         ("text: {sources: []}", ("text", "sources is empty")),
     ],
@@ -208,6 +212,10 @@ def test_values_that_contradict_each_other_are_refused(text, parts):
     assert message.startswith("run.yaml:1: ")
     for part in parts:
         assert part in message
+
+
+def test_passages_may_be_as_long_as_the_student_reads():
+    read("student: {max_position_embeddings: 300}\nevaluate: {continuation_tokens: 252}")
 
 
 def test_a_run_without_forward_kl_is_a_control():

@@ -59,7 +59,12 @@ def test_a_measure_is_a_finite_number(family, name, value):
 @pytest.mark.parametrize(("family", "name"), ALL_FLOAT)
 def test_a_measure_is_not_negative_and_may_be_written_as_a_whole_number(family, name):
     refused(lambda: FAMILIES[family](**{name: -0.5}), f"{name} is -0.5; it must be ")
-    assert getattr(FAMILIES[family](**{name: 1}), name) == 1
+    assert getattr(FAMILIES[family](**{name: 2}), name) == 2
+
+
+@pytest.mark.parametrize(("family", "name"), [*ALL_INT, *ALL_FLOAT])
+def test_a_number_beyond_what_a_machine_counts_is_refused(family, name):
+    refused(lambda: FAMILIES[family](**{name: 10**400}), f"{name} is too large", "at most")
 
 
 @pytest.mark.parametrize(
@@ -68,15 +73,33 @@ def test_a_measure_is_not_negative_and_may_be_written_as_a_whole_number(family, 
         ("mla", "hidden_size", "above 0"),
         ("mla", "q_lora_rank", "above 0"),
         ("mla", "num_shared_experts", "above 0"),
-        ("mla", "rope_theta", "above 0"),
+        ("mla", "rope_theta", "above 1"),
         ("mla", "num_routed_experts", "at least 2"),
         ("v4", "index_top_k", "above 0"),
+        ("v4", "sliding_window", "above 0"),
+        ("v4", "csa_compression", "at least 2"),
+        ("v4", "hca_compression", "at least 2"),
+        ("v4", "compress_rope_theta", "above 1"),
         ("v4", "swiglu_limit", "above 0"),
         ("v4", "num_routed_experts", "at least 2"),
     ],
 )
 def test_what_zero_would_make_senseless_is_not_zero(family, name, rule):
     refused(lambda: FAMILIES[family](**{name: 0}), f"{name} is 0; it must be {rule}")
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "rule"),
+    [
+        ("mla", "rope_theta", "above 1"),
+        ("v4", "rope_theta", "above 1"),
+        ("v4", "compress_rope_theta", "above 1"),
+        ("v4", "csa_compression", "at least 2"),
+        ("v4", "hca_compression", "at least 2"),
+    ],
+)
+def test_what_one_would_make_senseless_is_not_one(family, name, rule):
+    refused(lambda: FAMILIES[family](**{name: 1}), f"{name} is 1; it must be {rule}")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,11 @@ def test_what_zero_would_make_senseless_is_not_zero(family, name, rule):
         ("v4", {"num_hash_layers": 0, "qk_rope_head_dim": 32, "head_dim": 32}),
         ("v4", {"layer_types": ("hca",), "num_hash_layers": 1, "index_head_dim": 1}),
         ("v4", {"sliding_window": 2048, "o_groups": 4}),
+        ("v4", {"csa_compression": 2048, "hca_compression": 2}),
+        ("v4", {"csa_compression": 2, "hca_compression": 2048}),
+        ("v4", {"layer_types": ("swa", "csa"), "hca_compression": 2049}),
+        ("v4", {"layer_types": ("swa", "hca"), "csa_compression": 2049}),
+        ("mla", {"yarn": Yarn(factor=1, mscale_all_dim=1.0), "rope_theta": 1.5}),
     ],
 )
 def test_what_just_meets_a_rule_is_accepted(family, change):
@@ -159,7 +187,16 @@ def test_an_mla_student_that_cannot_be_built_is_refused_by_field_and_rule(change
             {"sliding_window": 2049},
             ("sliding_window is 2049", "max_position_embeddings (2048)"),
         ),
+        (
+            {"csa_compression": 2049},
+            ("csa_compression is 2049", "max_position_embeddings (2048)"),
+        ),
+        (
+            {"hca_compression": 2049},
+            ("hca_compression is 2049", "max_position_embeddings (2048)"),
+        ),
         ({"num_hash_layers": 5}, ("num_hash_layers is 5", "4 layers")),
+        ({"yarn": Yarn(mscale_all_dim=0.5)}, ("yarn.mscale_all_dim is 0.5", "must be 0")),
         ({"family": "mla"}, ("family is 'mla'", "v4")),
         ({"tie_word_embeddings": 1}, ("tie_word_embeddings is 1", "bool")),
         ({"yarn": {"factor": 2.0}}, ("yarn is {'factor': 2.0}", "Yarn")),
@@ -173,7 +210,7 @@ def test_a_v4_student_that_cannot_be_built_is_refused_by_field_and_rule(change, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"factor": 0}, ("factor is 0", "above 0")),
+        ({"factor": 0.5}, ("factor is 0.5", "at least 1")),
         ({"original_positions": 4096.0}, ("original_positions is 4096.0", "whole number")),
         ({"mscale_all_dim": -1.0}, ("mscale_all_dim is -1.0", "at least 0")),
         ({"beta_fast": 1.0}, ("beta_fast is 1.0", "above beta_slow (1.0)")),
@@ -257,6 +294,7 @@ def test_a_description_that_does_not_fit_its_family_is_refused_by_key(described,
         ({"num_dense_layers": 5}, "num_layers (4)"),
         ({"family": "v4", "layer_types": []}, "layer_types is empty"),
         ({"family": "v4", "yarn": {"beta_slow": 64}}, "above beta_slow"),
+        ({"family": "v4", "yarn": {"mscale_all_dim": 1.0}}, "yarn.mscale_all_dim is 1.0"),
         ({"rope_theta": float("inf")}, "finite"),
     ],
     ids=str,

@@ -5,6 +5,7 @@ The restatements are loops over documents, tokens and windows.
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,11 +83,46 @@ def test_rows_are_documents_of_one_length():
     assert documents((5, 5, 4)).equal_length is None
 
 
-@pytest.mark.parametrize("lengths", [(), (0,), (3, 0, 2), (4, -1)], ids=str)
-def test_a_stream_without_documents_or_with_an_empty_one_is_refused(lengths):
-    with pytest.raises(ShapeError) as caught:
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ((), "lengths is empty; give the tokens of each document"),
+        ((0,), r"lengths\[0\] is 0; it must be at least 1"),
+        ((3, 0, 2), r"lengths\[1\] is 0; it must be at least 1"),
+        ((4, -1), r"lengths\[1\] is -1; it must be at least 1"),
+        ((4, 1.5), r"lengths\[1\] is 1\.5; it must be a whole number"),
+        ((True,), r"lengths\[0\] is True; it must be a whole number"),
+        ((2**70,), r"lengths\[0\] is 1180591620717411303424; it must be at most"),
+        (torch.tensor([2.0]), r"lengths\[0\] is 2\.0; it must be a whole number"),
+        ("33", "lengths is of type str; give a list with the tokens of each document"),
+        (5, "lengths is of type int; give a list"),
+        (torch.tensor(5), "lengths is of type int; give a list"),
+    ],
+)
+def test_lengths_that_are_none_are_refused_by_name(lengths, message):
+    with pytest.raises(ShapeError, match=message):
         documents(lengths)
-    assert str(caught.value) == f"lengths is {list(lengths)}; a document has at least one token."
+
+
+@pytest.mark.parametrize("lengths", [[3, 2], np.array([3, 2]), torch.tensor([3, 2])], ids=repr)
+def test_lengths_may_be_a_list_an_array_or_a_tensor(lengths):
+    stream = documents(lengths)
+    assert stream.lengths == (3, 2)
+    assert {type(length) for length in stream.lengths} == {int}
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "message"),
+    [
+        (0, 4, "count is 0; it must be at least 1"),
+        (2.0, 4, r"count is 2\.0; it must be a whole number"),
+        (2, 0, "length is 0; it must be at least 1"),
+        (2, 4.0, r"length is 4\.0; it must be a whole number"),
+    ],
+)
+def test_rows_that_are_none_are_refused_by_name(count, length, message):
+    with pytest.raises(ShapeError, match=message):
+        Documents.rows(count, length, CPU)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
@@ -235,5 +271,25 @@ def test_unpadding_gives_the_documents_back_wherever_the_pads_stood():
 
 
 def test_a_row_of_pads_alone_is_refused():
-    with pytest.raises(ShapeError, match=r"lengths is \[2, 0\]; a document has at least one token"):
+    with pytest.raises(ShapeError, match=r"mask_BS\[1\] masks every token; a document has at lea"):
         unpad(torch.tensor([[1, 1], [0, 0]]), CPU)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3), r"mask_BS is \(3,\) on cpu; give a tensor \[rows, columns\]"),
+        (torch.ones(1, 2, 3), r"mask_BS is \(1, 2, 3\) on cpu; give a tensor"),
+        (torch.ones(1, 2, device="meta"), r"mask_BS is \(1, 2\) on meta; give .* on the CPU"),
+        ([[1, 1]], "mask_BS is of type list; give a tensor"),
+        (torch.tensor([[1, 2]]), "mask_BS has a value that is neither 0 nor 1"),
+        (torch.tensor([[0.5, 1.0]]), "mask_BS has a value that is neither 0 nor 1"),
+        (torch.tensor([[0.0, float("-inf")]]), "mask_BS has a value that is neither 0 nor 1"),
+        (torch.tensor([[1.0, float("nan")]]), "mask_BS has a value that is neither 0 nor 1"),
+        (torch.ones(0, 3), "lengths is empty"),
+        (torch.ones(2, 0), r"mask_BS\[0\] masks every token"),
+    ],
+)
+def test_what_is_no_mask_of_a_padded_batch_is_refused(mask, message):
+    with pytest.raises(ShapeError, match=message):
+        unpad(mask, CPU)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,6 +173,15 @@ def test_a_tiny_top_p_leaves_the_likeliest_token():
     assert found.max() == 1
 
 
+@pytest.mark.parametrize("tiny", [1e-7, 1e-30, 1e-46, 5e-324])
+def test_what_float32_would_lose_still_picks_the_likeliest(tiny):
+    student = lively(MLA, SMALL)
+    greedy = generate(student, [[2, 3, 4]] * 20, max_new_tokens=3, stop=[])
+    for how in (Sampling(temperature=tiny), Sampling(temperature=1.0, top_p=tiny)):
+        drawn = generate(student, [[2, 3, 4]] * 20, max_new_tokens=3, sampling=how, stop=[])
+        assert drawn == greedy
+
+
 def test_later_tokens_are_drawn_given_the_ones_before():
     student, prompt = lively(V4_SPARSE, SMALL), [2, 3, 4]
     how = Sampling(temperature=1.0, seed=3)
@@ -220,7 +230,17 @@ def test_drawing_leaves_the_callers_random_state_alone():
         ({"temperature": float("nan")}, "temperature is nan; it must be"),
         ({"top_p": 0.0}, r"top_p is 0\.0; it must be above 0 and at most 1"),
         ({"top_p": 1.1}, r"top_p is 1\.1; it must be above 0 and at most 1"),
-        ({"top_p": float("nan")}, "top_p is nan; it must be above 0"),
+        ({"top_p": float("nan")}, "top_p is nan; it must be a finite number"),
+        ({"temperature": float("inf")}, "temperature is inf; it must be a finite number"),
+        ({"temperature": True}, "temperature is True; it must be a finite number"),
+        ({"temperature": "1"}, "temperature is '1'; it must be a finite number"),
+        ({"temperature": torch.tensor(1.0)}, "temperature is tensor.*; it must be a finite number"),
+        ({"top_p": True}, "top_p is True; it must be a finite number"),
+        ({"top_p": None}, "top_p is None; it must be a finite number"),
+        ({"seed": 1.5}, r"seed is 1\.5; it must be a whole number"),
+        ({"seed": "x"}, "seed is 'x'; it must be a whole number"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"seed": 2**70}, f"seed is {2**70}; it must be at most {2**63 - 1}"),
     ],
 )
 def test_sampling_names_the_field_it_cannot_draw_with(fields, message):
@@ -231,17 +251,57 @@ def test_sampling_names_the_field_it_cannot_draw_with(fields, message):
 @pytest.mark.parametrize(
     ("prompts", "new", "message"),
     [
-        ([[1]], 0, "max_new_tokens is 0; ask for at least one"),
+        ([[1]], 0, "max_new_tokens is 0; it must be at least 1"),
+        ([[1]], 1.5, r"max_new_tokens is 1\.5; it must be a whole number"),
+        ([[1]], True, "max_new_tokens is True; it must be a whole number"),
+        ([[1]], 2**70, f"max_new_tokens is {2**70}; it must be at most"),
+        ([[1]], 2**63 - 1, "exceed max_position_embeddings"),
         ([], 1, "prompts is empty; give at least one"),
         ([[1], []], 1, r"prompts\[1\] is empty; begin it with the bos token"),
         ([[1], [2, 97]], 1, r"prompts\[1\] has a token outside the vocabulary of 97"),
         ([[-1]], 1, r"prompts\[0\] has a token outside the vocabulary of 97"),
+        ("hello", 1, "prompts is of type str; give a list of prompts, each a list of tokens"),
+        (["hello"], 1, r"prompts\[0\] is of type str; give a list of tokens"),
+        ([b"hello"], 1, r"prompts\[0\] is of type bytes; give a list of tokens"),
+        ([1, 2], 1, r"prompts\[0\] is of type int; give a list of tokens"),
+        (torch.tensor([1, 2]), 1, r"prompts\[0\] is of type int; give a list of tokens"),
+        (7, 1, "prompts is of type int; give a list of prompts"),
+        ([[1, 2.0]], 1, r"prompts\[0\]\[1\] is 2\.0; it must be a whole number"),
+        ([[1], [True]], 1, r"prompts\[1\]\[0\] is True; it must be a whole number"),
+        (torch.tensor([[1.0]]), 1, r"prompts\[0\]\[0\] is 1\.0; it must be a whole number"),
+        (torch.ones(1, 1, 1).long(), 1, r"prompts\[0\]\[0\] is \[1\]; it must be a whole number"),
         ([[1], [2] * 500], 13, r"a prompt of 500 tokens .* 13 exceed max_position_.* \(512\)"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_by_name(prompts, new, message):
     with pytest.raises(ShapeError, match=message):
         generate(stirred(MLA), prompts, max_new_tokens=new)
+
+
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        ([97], "stop has a token outside the vocabulary of 97"),
+        ([-1], "stop has a token outside the vocabulary of 97"),
+        ([1.0], r"stop\[0\] is 1\.0; it must be a whole number"),
+        ("eos", "stop is of type str; give a list of tokens"),
+        (4, "stop is of type int; give a list of tokens"),
+    ],
+)
+def test_what_no_text_could_end_at_is_refused(stop, message):
+    with pytest.raises(ShapeError, match=message):
+        generate(stirred(MLA), [[1]], max_new_tokens=1, stop=stop)
+
+
+def test_prompts_may_be_rows_of_a_tensor_or_arrays_and_stop_too():
+    student, rows = lively(MLA), [[7, 8, 9], [10, 11, 12]]
+    whole = generate(student, rows, max_new_tokens=9, stop=[])
+    tensors = [torch.tensor(row, dtype=torch.int32) for row in rows]
+    for given in (torch.tensor(rows), np.array(rows), tensors, tuple(map(tuple, rows))):
+        assert generate(student, given, max_new_tokens=9, stop=[]) == whole
+    assert isinstance(generate(student, np.array(rows), max_new_tokens=1)[0], list)
+    cut = generate(student, rows, max_new_tokens=9, stop=[whole[0][4]])
+    assert generate(student, rows, max_new_tokens=9, stop=torch.tensor(whole[0][4:5])) == cut
 
 
 @BOTH

@@ -16,7 +16,7 @@ from student import device as devices
 from student.config import V4Config
 from student.documents import Documents
 from student.indexer import Indexer, Queries, choose, index_loss
-from student.rotary import angles, frequencies
+from student.rotary import Wheel, angles, frequencies
 from student.sparse_attention import Plan, Pool, attend, plan
 
 CPU = torch.device("cpu")
@@ -149,6 +149,7 @@ def test_scores_and_choices_are_those_of_transformers():
     hidden_NT = torch.zeros(90, 22).masked_fill(
         torch.arange(22) >= entries.end_N[:, None], -torch.inf
     )
+    turn = Wheel(frequency_R, queries.q_NIF.shape[-1]).at(documents.position_N)
     step_NK = own.choose_step(x_ND, latent_NR, turn, key_TF.expand(90, -1, -1), hidden_NT)
     assert torch.equal(step_NK.sort().values, choice_NK.sort().values)
 

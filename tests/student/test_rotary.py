@@ -10,7 +10,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
 from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
 
 from student.config import Yarn
-from student.rotary import Angles, angles, frequencies, rotate, softmax_correction
+from student.rotary import Angles, Wheel, angles, frequencies, rotate, softmax_correction
 
 WIDTH = 16
 YARN = Yarn(factor=8.0, original_positions=512)
@@ -97,6 +97,19 @@ def test_reversed_angles_turn_back():
     turned = rotate(x_NHF, turn)
     assert (turned - x_NHF)[1:].abs().max() > 0.1
     torch.testing.assert_close(rotate(turned, turn.reversed()), x_NHF, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("still", [0, 6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_wheel_turns_whole_heads_as_angles_do_and_back(still, dtype):
+    x_BHF = random(5, 3, still + WIDTH, dtype=torch.float64).to(dtype)
+    places, frequency_R = torch.tensor([0, 3, 1, 900, 2]), frequencies(WIDTH, 10_000.0, YARN)
+    turn, angle = Wheel(frequency_R, still + WIDTH).at(places), angles(places, frequency_R)
+    tolerance = {"rtol": 0, "atol": 0.04 if dtype == torch.bfloat16 else 1e-6}
+    torch.testing.assert_close(turn.forth(x_BHF), rotate(x_BHF, angle), **tolerance)
+    torch.testing.assert_close(turn.back(x_BHF), rotate(x_BHF, angle.reversed()), **tolerance)
+    assert torch.equal(turn.forth(x_BHF)[..., :still], x_BHF[..., :still])
+    assert (turn.forth(x_BHF) - turn.back(x_BHF))[1:].abs().max() > 0.1
 
 
 def test_turning_keeps_the_length_of_vectors_and_of_each_pair():

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from student.catalogue import presets
 from student.config import MLAConfig, V4Config
+from student.errors import ConfigError
 from student.model import Vocabulary, build
 from student.sizes import (
     count_parameters,
@@ -349,3 +350,24 @@ def test_a_prediction_layer_trains_as_a_layer_its_projections_and_another_head(c
     for count in (1, 2):
         more = training_flops_per_token(replace(config, num_mtp_layers=count), 97, 40)
         assert more == pytest.approx(trunk + count * (layer + rest), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (lambda c: count_parameters(c, 0), "vocab_size is 0; it must be at least 1"),
+        (lambda c: count_parameters(c, -5), "vocab_size is -5; it must be at least 1"),
+        (lambda c: count_parameters(c, 9.0), r"vocab_size is 9\.0; it must be a whole number"),
+        (lambda c: kv_cache_bytes_per_token(c, 0), "bytes_per_value is 0; it must be at least 1"),
+        (lambda c: kv_cache_bytes(c, -1), "context_tokens is -1; it must be at least 0"),
+        (lambda c: kv_cache_bytes(c, 1, 0), "bytes_per_value is 0; it must be at least 1"),
+        (lambda c: forward_flops_per_token(c, 0, 1), "vocab_size is 0; it must be at least 1"),
+        (lambda c: forward_flops_per_token(c, 9, -1), "context is -1; it must be at least 0"),
+        (lambda c: training_flops_per_token(c, -1, 1), "vocab_size is -1; it must be at least 1"),
+        (lambda c: training_flops_per_token(c, 9, 0), "sequence_tokens is 0; it must be at le"),
+    ],
+)
+@pytest.mark.parametrize("config", [TINY, V4_TINY], ids=["mla", "v4"])
+def test_numbers_of_tokens_or_bytes_that_cannot_be_are_refused_by_name(config, count, message):
+    with pytest.raises(ConfigError, match=message):
+        count(config)
