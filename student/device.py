@@ -82,6 +82,15 @@ def product_dtype(x: torch.Tensor) -> torch.dtype:
     return x.dtype
 
 
+def grouped_product_dtype(x: torch.Tensor) -> torch.dtype:
+    """Return the dtype of products whose number of rows is another in every step.
+
+    A CPU's bfloat16 products are compiled for their shape when it is first met, which takes longer
+    than a small product does; float32's serve all shapes.
+    """
+    return x.dtype if x.device.type == "cpu" else product_dtype(x)
+
+
 def without_gradients(device: torch.device) -> AbstractContextManager[None]:
     """Return a context in which nothing is recorded for a backward pass.
 

@@ -296,7 +296,7 @@ class Student(nn.Module):
         return build(config, vocabulary, seed=seed, device=device or torch.device("cpu"))
 
     @classmethod
-    def load(cls, path: Path, *, device: torch.device | None = None) -> "Student":
+    def load(cls, path: Path | str, *, device: torch.device | None = None) -> "Student":
         """Return the student in the directory `path`; see `student.weights.load`.
 
         Raises:
@@ -304,9 +304,9 @@ class Student(nn.Module):
         """
         from student import weights  # files know the network; the network need not know files
 
-        return weights.load(path, device=device or torch.device("cpu"))
+        return weights.load(Path(path), device=device or torch.device("cpu"))
 
-    def save(self, path: Path, tokenizer: Any = None) -> None:
+    def save(self, path: Path | str, tokenizer: Any = None) -> None:
         """Write the released layout, which transformers loads; see `student.weights.save`.
 
         Raises:
@@ -314,7 +314,7 @@ class Student(nn.Module):
         """
         from student import weights
 
-        weights.save(self, tokenizer, path)
+        weights.save(self, tokenizer, Path(path))
 
     def generate(
         self,

@@ -182,7 +182,7 @@ class Experts(nn.Module):
 
     def forward(self, x_ND: torch.Tensor, weight_NK: torch.Tensor, sent: Dispatch) -> torch.Tensor:
         """Return each token's chosen experts, weighted and summed, `[N, D]` in float32."""
-        dtype = devices.product_dtype(x_ND)
+        dtype = devices.grouped_product_dtype(x_ND)
         # The products' dtype is settled; the sum over experts stays in float32.
         with devices.full_precision(x_ND.device):
             out_ND: torch.Tensor = _GroupedSwiGLU.apply(

@@ -126,11 +126,10 @@ def test_gate_is_cut_above_the_limit_and_up_on_both_sides(x, value, slope):
         assert x_11.grad.item() == pytest.approx(slope, rel=1e-5)
 
 
-def test_under_autocast_products_are_bfloat16_and_the_sum_over_experts_float32():
-    layer, x_ND = experts(0.75, torch.float32), normal(40, HIDDEN).float().requires_grad_()
+def test_of_bfloat16_products_are_bfloat16_and_the_sum_over_experts_float32():
+    layer, x_ND = experts(0.75, torch.float32), normal(40, HIDDEN).bfloat16().requires_grad_()
     expert_NK, weight_NK = some_routing()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = layer(x_ND, weight_NK.float(), send(expert_NK))
+    out = layer(x_ND, weight_NK.float(), send(expert_NK))
     low = [x.detach().bfloat16().float() for x in (x_ND, layer.gate_up, layer.down)]
     layer.gate_up.data, layer.down.data = low[1:]
     exact = by_hand(layer, low[0], weight_NK.float(), expert_NK, lambda y: y.bfloat16().float())
@@ -138,7 +137,16 @@ def test_under_autocast_products_are_bfloat16_and_the_sum_over_experts_float32()
     # A sum in bfloat16 would be off by 2e-3; a product now and then rounds the other way.
     assert (out - exact).norm() < 3e-4 * exact.norm()
     out.sum().backward()
-    assert {p.grad.dtype for p in (x_ND, *layer.parameters())} == {torch.float32}
+    assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
+    assert x_ND.grad.dtype == torch.bfloat16
+
+
+def test_on_a_cpu_autocast_leaves_products_in_the_dtype_of_their_input():
+    layer, x_ND = experts(0.75, torch.float32), normal(40, HIDDEN).float()
+    expert_NK, weight_NK = some_routing()
+    plain = layer(x_ND, weight_NK.float(), send(expert_NK))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x_ND, weight_NK.float(), send(expert_NK)), plain)
 
 
 MIXTURES = {
