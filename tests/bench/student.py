@@ -3,7 +3,9 @@
 A step is forward pass, cross-entropy and backward pass on one document of random tokens, in
 float32. Ours computes what it trains with, the balance loss and, in v4, the indexers' own;
 figures without them stand beside. transformers' class has neither. A loss that differs by more
-than 1e-4 of itself ends the run, as the sides would not be doing the same work.
+than 1e-3 of itself ends the run, as the sides would not be doing the same work: past `index_top_k`
+entries, scores that tie at 0 are chosen among differently, which moves the loss by about 1e-4
+(`tests/student/test_parity.py` holds both sides to one choice).
 """
 
 import sys
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from tests.fakes.rivals import Theirs
 
 BALANCE, INDEXER = 1e-4, 1.0
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 ROUNDS = {1024: 5, 2048: 4, 4096: 2}
 ALONE = (1024, 2048, 4096, 8192)
 
