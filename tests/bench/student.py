@@ -176,19 +176,20 @@ def _scoring_share(step: Ours) -> float:
 
 
 class Largest(TorchDispatchMode):
-    """The largest tensor any operation makes, those shaped as a parameter aside."""
+    """The largest tensor any operation makes; parameters and their transposes are none."""
 
     def __init__(self, model: Student) -> None:
         super().__init__()
-        self.parameters = {parameter.shape for parameter in model.parameters()}
+        self.parameters = {tuple(sorted(parameter.shape)) for parameter in model.parameters()}
         self.elements, self.shape = 0, torch.Size()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor) and tensor.shape not in self.parameters:
-                if tensor.numel() > self.elements:
-                    self.elements, self.shape = tensor.numel(), tensor.shape
+            if not isinstance(tensor, torch.Tensor) or tensor.numel() <= self.elements:
+                continue
+            if tuple(sorted(tensor.shape)) not in self.parameters:
+                self.elements, self.shape = tensor.numel(), tensor.shape
         return made
 
 

@@ -259,3 +259,15 @@ def test_bfloat16_stays_near_float32_and_learns(config, stored, autocast):
     assert distance(rough.ahead[0].hidden_PD, exact.ahead[0].hidden_PD) < 0.05
     assert (rough.balance_loss.dtype, rough.index_loss.dtype) == (torch.float32, torch.float32)
     assert [n for n, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@BOTH
+def test_a_student_cast_to_bfloat16_throughout_runs_and_learns(config):
+    student, token_N, where = stirred(config), text(TOKENS), documents(*LENGTHS)
+    exact = student(token_N, where, ahead=True)
+    student.to(torch.bfloat16)
+    rough = student(token_N, where, replay=exact.choices, losses=True, ahead=True)
+    loss_of(student, rough).backward()
+    # Gates, biases and the norms' weights are rounded here too.
+    assert distance(rough.hidden_ND, exact.hidden_ND) < 0.05
+    assert [n for n, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
