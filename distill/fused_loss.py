@@ -12,6 +12,7 @@ Shapes: N positions, M unmasked positions, D hidden size, V vocabulary, K sparse
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from distill.signals import Sparse
 
@@ -125,6 +126,7 @@ class _Fused(torch.autograd.Function):
         return kl_weight * soft + ce_weight * hard, soft, hard
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad_MD, grad_VD = ctx.saved_tensors
         hidden_dtype, head_dtype = ctx.dtypes

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from student import device as devices
 from student.compressor import Compressor
@@ -181,6 +182,7 @@ class _IndexLoss(torch.autograd.Function):
         return loss / count.clamp_min(1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dq_NIF, dweight_NI, dkey_TF, count = ctx.saved_tensors
         factor = grads[0] / count.clamp_min(1)

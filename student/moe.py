@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from student import device as devices
 from student.config import MLAConfig, V4Config
@@ -232,6 +233,7 @@ class _GroupedSwiGLU(torch.autograd.Function):
         return out_ND
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_ND, weight_NK, gate_up_EJD, down_EDI, gate_up_PJ, y_NKD = ctx.saved_tensors
         sent: Dispatch = ctx.sent

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from student import device as devices
 from student.documents import Documents, Entries
@@ -188,6 +189,7 @@ class _Attend(torch.autograd.Function):
         return out_NHF[:total], *mass
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q_NHF, key_NF, sink_H, entry_TF, choice_NK, out_NHF, *softmax = ctx.saved_tensors
         cut: Plan = ctx.cut

@@ -10,6 +10,7 @@ from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
 
 from student.config import V4Config
 from student.hyper_connection import HyperConnection, Mixing, StreamHead, expand
+from student.sinkhorn import sinkhorn
 
 EPS = 1e-6
 WIDTH = 24
@@ -17,15 +18,6 @@ WIDTH = 24
 
 def random(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def by_hand(x_MM: torch.Tensor, iterations: int, eps: float = EPS) -> torch.Tensor:
-    x_MM = x_MM + eps
-    x_MM = x_MM / (x_MM.sum(0, keepdim=True) + eps)
-    for _ in range(iterations - 1):
-        x_MM = x_MM / (x_MM.sum(1, keepdim=True) + eps)
-        x_MM = x_MM / (x_MM.sum(0, keepdim=True) + eps)
-    return x_MM
 
 
 def config(m: int = 4, **changes) -> V4Config:
@@ -78,7 +70,7 @@ def test_it_is_what_the_equations_say_in_float64():
         pre_M = torch.sigmoid(own.scale[0] * a + base_a) + EPS
         post_M = 2 * torch.sigmoid(own.scale[1] * b + base_b)
         logit_MM = (own.scale[2] * c + base_c).view(m, m)
-        comb_MM = by_hand(torch.softmax(logit_MM, dim=1), 20)
+        comb_MM = sinkhorn(torch.softmax(logit_MM, dim=1)[None], 20, EPS)[0]
         torch.testing.assert_close(got.input_ND[n], pre_M @ streams_MD, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(got.post_NM[n], post_M, rtol=1e-12, atol=0)
         torch.testing.assert_close(got.comb_NMM[n], comb_MM, rtol=1e-12, atol=0)
