@@ -27,7 +27,7 @@ from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
-from student.model import Student, build
+from student.model import Student
 from student.sizes import count_parameters, kv_cache_bytes_per_token
 
 START = "checkpoints/step-000000"
@@ -133,7 +133,9 @@ def _write_passages(path: Path, passages: list[Passage]) -> None:
 def _start(session: Session, text: Text, taught: Lesson, tokenizer: Any, notes: Notes) -> Trainer:
     """Return a trainer of the new student, which is kept and measured before its first step."""
     config = session.config
-    model = build(config.student, taught.vocabulary, seed=config.seed, device=session.device)
+    model = Student.build(
+        config.student, taught.vocabulary, seed=config.seed, device=session.device
+    )
     if not (session.out / START).is_dir():
         weights.save(model, tokenizer, session.out / START)
     if "before" not in notes.values:

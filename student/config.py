@@ -129,7 +129,7 @@ class MLAConfig:
     rope_theta: Base = 10_000.0
     yarn: Yarn | None = None
     rms_norm_eps: PositiveFloat = 1e-6
-    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.model.deviation
+    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.beginning.deviation
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class V4Config:
     compress_rope_theta: Base = 160_000.0
     yarn: Yarn | None = None
     rms_norm_eps: PositiveFloat = 1e-6
-    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.model.deviation
+    initializer_range: PositiveFloat = 0.02  # of most matrices; see student.beginning.deviation
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:

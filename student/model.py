@@ -1,10 +1,7 @@
 """The network of a student, both families, from tokens to what the output head reads.
 
 Read top-down: `Student` runs its blocks over one stream of documents and then its prediction
-layers; a block is attention and a feed-forward layer, joined to the residual as its family does.
-Weights are drawn on the CPU from a seed and moved to the device, so the same seed is the same
-student on every stack. Auxiliary losses are returned, never hung on hooks, so that recomputing a
-block (activation checkpointing) keeps their gradients.
+layers. `block.py` has a layer, `beginning.py` what its weights are at first.
 
 Shapes: N tokens of the stream, D hidden_size, M streams of v4's residual, V vocabulary, E experts.
 """
@@ -21,9 +18,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from student.arguments import whole
+from student.beginning import initialise
+from student.block import Made, MLABlock, Pass, V4Block
 from student.cache import Clock, EntryMaker, IndexCache, MLACache, V4Cache
 from student.choices import Choices
-from student.config import LayerType, MLAConfig, V4Config
+from student.config import MLAConfig, V4Config
 from student.documents import Documents
 from student.errors import ShapeError
 from student.fit import (
@@ -35,178 +34,16 @@ from student.fit import (
     check_step,
     check_tokens,
 )
-from student.hyper_connection import HyperConnection, StreamHead, expand
-from student.mla import MLAPositions, MLAttention
-from student.moe import HashRouter, Mixture, Router, SwiGLU, hash_table
+from student.hyper_connection import StreamHead
+from student.mla import MLAPositions
 from student.mtp import MLAPredictor, V4Predictor
 from student.norm import RMSNorm
 from student.rotary import Angles, angles, frequencies
-from student.v4_attention import Memory, Positions, Turns, V4Attention, Wheels
+from student.v4_attention import Memory, Positions, Turns, Wheels
 from student.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from student.generate import Sampling
-
-
-class Pass(NamedTuple):
-    """What one forward pass wants of a block.
-
-    Attributes:
-        token_N: int64 tokens, which hash routers read.
-        dense: attend to every entry seen, as before sparse attention is introduced.
-        losses: compute the balance loss and the indexer's.
-    """
-
-    token_N: torch.Tensor
-    dense: bool
-    losses: bool
-
-
-class Made(NamedTuple):
-    """What a block returns.
-
-    Attributes:
-        state: the residual, `[N, D]` in mla and `[N, M, D]` in v4.
-        experts: int64 `[N, K]`, None in a dense layer.
-        entries: int64 `[N, K]`, None where no indexer's choice binds.
-        load_E: float32, tokens each expert was given, None in a dense layer.
-        balance_loss: scalar or None.
-        index_loss: scalar or None.
-        memory: what cached decoding keeps of these tokens.
-    """
-
-    state: torch.Tensor
-    experts: torch.Tensor | None
-    entries: torch.Tensor | None
-    load_E: torch.Tensor | None
-    balance_loss: torch.Tensor | None
-    index_loss: torch.Tensor | None
-    memory: Memory | torch.Tensor
-
-
-class MLABlock(nn.Module):
-    """Attention, then a dense or mixture layer, each added to one residual stream."""
-
-    def __init__(self, config: MLAConfig, *, dense: bool) -> None:
-        super().__init__()
-        d, eps = config.hidden_size, config.rms_norm_eps
-        self.attn_norm, self.ffn_norm = RMSNorm(d, eps), RMSNorm(d, eps)
-        self.attn = MLAttention(config)
-        shared = config.num_shared_experts * config.moe_intermediate_size
-        self.ffn: SwiGLU | Mixture = (
-            SwiGLU(d, config.intermediate_size, None)
-            if dense
-            else Mixture(config, Router(config), shared)
-        )
-
-    def forward(
-        self,
-        x_ND: torch.Tensor,
-        positions: MLAPositions,
-        wanted: Pass,
-        expert_NK: torch.Tensor | None,
-        entry_NK: torch.Tensor | None,
-    ) -> Made:
-        """Run the block on a stream; `entry_NK` is v4's and ignored."""
-        out_ND, memory_NF = self.attn(self.attn_norm(x_ND), positions)
-        x_ND = x_ND + out_ND
-        normed_ND = self.ffn_norm(x_ND)
-        if isinstance(self.ffn, SwiGLU):
-            return Made(x_ND + self.ffn(normed_ND), None, None, None, None, None, memory_NF)
-        mixed = self.ffn(
-            normed_ND,
-            wanted.token_N,
-            expert_NK=expert_NK,
-            balanced_over=positions.documents if wanted.losses else None,
-        )
-        state_ND = x_ND + mixed.output_ND.to(x_ND.dtype)  # experts are summed in float32
-        return Made(
-            state_ND, mixed.expert_NK, None, mixed.load_E, mixed.balance_loss, None, memory_NF
-        )
-
-    def step(
-        self,
-        x_BD: torch.Tensor,
-        cache: MLACache | V4Cache,
-        turns: Turns | Angles,
-        token_B: torch.Tensor,
-        entry_BK: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run the block on one more token of each sequence: the residual and its choices."""
-        assert isinstance(cache, MLACache) and isinstance(turns, Angles)
-        x_BD = x_BD + self.attn.step(self.attn_norm(x_BD), cache, turns)
-        normed_BD = self.ffn_norm(x_BD)
-        if isinstance(self.ffn, SwiGLU):
-            return x_BD + self.ffn(normed_BD), None, None
-        mixed = self.ffn(normed_BD, token_B, expert_NK=None, balanced_over=None)
-        return x_BD + mixed.output_ND.to(x_BD.dtype), mixed.expert_NK, None
-
-
-class V4Block(nn.Module):
-    """Attention, then a mixture, each reading and writing the streams by a hyper-connection."""
-
-    def __init__(self, config: V4Config, kind: LayerType, vocab_size: int, *, hashed: bool) -> None:
-        super().__init__()
-        d, eps = config.hidden_size, config.rms_norm_eps
-        self.attn_norm, self.ffn_norm = RMSNorm(d, eps), RMSNorm(d, eps)
-        self.attn_hc, self.ffn_hc = HyperConnection(config), HyperConnection(config)
-        self.attn = V4Attention(config, kind)
-        router = HashRouter(config, vocab_size) if hashed else Router(config)
-        self.ffn = Mixture(config, router, config.moe_intermediate_size)
-
-    def forward(
-        self,
-        streams_NMD: torch.Tensor,
-        positions: Positions,
-        wanted: Pass,
-        expert_NK: torch.Tensor | None,
-        entry_NK: torch.Tensor | None,
-    ) -> Made:
-        """Run the block on a stream of documents."""
-        mixing = self.attn_hc(streams_NMD)
-        attended = self.attn(
-            self.attn_norm(mixing.input_ND),
-            positions,
-            choice_NK=entry_NK,
-            dense=wanted.dense,
-            train_indexer=wanted.losses,
-        )
-        streams_NMD = expand(mixing, attended.output_ND)
-        mixing = self.ffn_hc(streams_NMD)
-        mixed = self.ffn(
-            self.ffn_norm(mixing.input_ND),
-            wanted.token_N,
-            expert_NK=expert_NK,
-            balanced_over=positions.documents if wanted.losses else None,
-        )
-        return Made(
-            expand(mixing, mixed.output_ND),
-            mixed.expert_NK,
-            attended.choice_NK,
-            mixed.load_E,
-            mixed.balance_loss,
-            attended.index_loss,
-            attended.memory,
-        )
-
-    def step(
-        self,
-        streams_BMD: torch.Tensor,
-        cache: MLACache | V4Cache,
-        turns: Turns | Angles,
-        token_B: torch.Tensor,
-        entry_BK: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run the block on one more token of each sequence: the streams and its choices."""
-        assert isinstance(cache, V4Cache) and isinstance(turns, Turns)
-        mixing = self.attn_hc(streams_BMD)
-        out_BD, chosen_BK = self.attn.step(
-            self.attn_norm(mixing.input_ND), cache, turns, choice_BK=entry_BK
-        )
-        streams_BMD = expand(mixing, out_BD)
-        mixing = self.ffn_hc(streams_BMD)
-        out_BD, expert_BK = self.ffn.step(self.ffn_norm(mixing.input_ND), token_B)
-        return expand(mixing, out_BD), expert_BK, chosen_BK
 
 
 class Ahead(NamedTuple):
@@ -292,8 +129,16 @@ class Student(nn.Module):
         seed: int = 0,
         device: torch.device | None = None,
     ) -> "Student":
-        """Return a freshly initialised student in float32; see `build`."""
-        return build(config, vocabulary, seed=seed, device=device or torch.device("cpu"))
+        """Return a new student in float32; no random state but its own is used.
+
+        Raises:
+            ConfigError: the seed is no whole number from 0 on.
+        """
+        whole("seed", seed, 0)
+        with torch.random.fork_rng(devices=[]):  # what layers begin with is drawn, and replaced
+            student = cls(config, vocabulary).float()
+        initialise(student, seed)
+        return student.to(device or torch.device("cpu"))
 
     @classmethod
     def load(cls, path: Path | str, *, device: torch.device | None = None) -> "Student":
@@ -585,8 +430,7 @@ class _Run:
         else:
             made = block(*given)
         self.made.append(made)
-        state = made.state
-        return state
+        return self.made[-1].state
 
     def output(self, hidden_ND: torch.Tensor, ahead: list[Ahead]) -> Output:
         """Gather what all blocks made."""
@@ -634,64 +478,3 @@ def _frequencies(config: MLAConfig | V4Config) -> dict[str, torch.Tensor]:
         "main_R": frequencies(width, config.rope_theta, None),
         "compress_R": frequencies(width, config.compress_rope_theta, config.yarn),
     }
-
-
-def build(
-    config: MLAConfig | V4Config, vocabulary: Vocabulary, *, seed: int, device: torch.device
-) -> Student:
-    """Return a freshly initialised student in float32; no random state but its own is used.
-
-    Raises:
-        ConfigError: the seed is no whole number from 0 on.
-    """
-    whole("seed", seed, 0)
-    with torch.random.fork_rng(devices=[]):  # what layers begin with is drawn, and replaced
-        student = Student(config, vocabulary).float()
-    initialise(student, seed)
-    return student.to(device)
-
-
-@torch.no_grad()
-def initialise(student: Student, seed: int) -> None:
-    """Draw every weight of a student that is on the CPU.
-
-    Matrices are normal, as wide as `deviation` says; norms begin at 1; sinks, position and stream
-    biases at 0; the gates of hyper-connections small, as their paper asks; hash tables are dealt.
-    """
-    config = student.config
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in student.named_parameters():
-        match name.rpartition(".")[2]:
-            case "weight" if parameter.ndim == 1:
-                parameter.fill_(1.0)
-            case "sinks" | "position_bias" | "base":
-                parameter.zero_()
-            case "scale":
-                assert isinstance(config, V4Config)
-                parameter.fill_(config.hc_initial_gate)
-            case _:
-                parameter.normal_(0.0, deviation(config, name), generator=generator)
-    if isinstance(config, V4Config):
-        rng = np.random.default_rng(seed)
-        experts, top_k = config.num_routed_experts, config.num_experts_per_token
-        for name, buffer in student.named_buffers():
-            if name.endswith(".table"):
-                buffer.copy_(hash_table(student.vocabulary.size, experts, top_k, rng))
-
-
-def deviation(config: MLAConfig | V4Config, name: str) -> float:
-    """Return the standard deviation a matrix begins with, by its name in the student.
-
-    `initializer_range`, with two exceptions. The head takes `D ** -0.5`, as it reads D values of
-    mean square 1: logits begin with a variance of 1 at every width, neither flat nor saturated
-    (LeCun et al., Efficient BackProp, 1998, section 4.6); a tied head is the embedding and keeps
-    the embedding's. What writes to the residual, attention's and feed-forward layers' last
-    projection, is narrower by the root of how many write to it, so that depth does not widen the
-    residual (Radford et al., GPT-2, 2019, section 2.3).
-    """
-    match name.removesuffix(".weight").rpartition(".")[2]:
-        case "head":
-            return float(config.hidden_size**-0.5)
-        case "o" | "o_b" | "down":
-            return float(config.initializer_range * (2 * config.num_layers) ** -0.5)
-    return config.initializer_range

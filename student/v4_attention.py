@@ -21,7 +21,7 @@ from student.documents import Documents
 from student.indexer import Indexer, Queries, choose, index_loss
 from student.norm import RMSNorm, unit_rms
 from student.rotary import Angles, Turn, Wheel, angles, rotate
-from student.sparse_attention import Plan, Pool, attend, plan
+from student.sparse_attention import Pool, attend, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class V4Attention(nn.Module):
         out_NHF, mass = attend(
             q_NHF, key_NF, self.sinks, pool, cut, scale=self.scale, want_mass=learning
         )
-        loss = self._learn(queries, choice_NK, mass, cut) if learning and queries else None
+        loss = index_loss(queries, choice_NK, mass, cut) if learning and queries else None
         output_ND = self.output(rotate(out_NHF, turn.reversed()))
         return Attended(output_ND, choice_NK, loss, memory)
 
@@ -247,12 +247,6 @@ class V4Attention(nn.Module):
         q_NIF, weight_NI = self.indexer.queries(x_ND, latent_NR, positions.compress)
         memory = memory._replace(index_entry_TF=key_TF, index_makings=makings)
         return Queries(q_NIF, weight_NI, key_TF), memory
-
-    @staticmethod
-    def _learn(
-        queries: Queries, choice_NK: torch.Tensor | None, mass: list[torch.Tensor], cut: Plan
-    ) -> torch.Tensor:
-        return index_loss(queries, choice_NK, mass, cut)
 
 
 def _chosen(

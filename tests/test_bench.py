@@ -14,7 +14,7 @@ import torch
 from distill.config import LossConfig, OptimizerConfig
 from distill.corpus import Windows
 from student.config import V4Config
-from student.model import build
+from student.model import Student
 from tests.bench import learning, measure
 from tests.bench.measure import CPU, RIVAL, Case
 
@@ -99,7 +99,7 @@ def test_both_sides_learn_the_same_from_the_same_weights(family, monkeypatch):
         loss=LossConfig(forward_kl=0, cross_entropy=1, balance=0, indexer=0),
         optimizer=OptimizerConfig(warmup_steps=2, weight_decay=1.0),
     )
-    own = build(network, text.vocabulary, seed=5, device=CPU)
+    own = Student.build(network, text.vocabulary, seed=5, device=CPU)
     monkeypatch.setattr(measure, "untrained", lambda case: measure.theirs(own))
     mine, other = (side(case, run, text) for side in (learning.ours, learning.theirs))
     assert mine["parameters"] == other["parameters"]

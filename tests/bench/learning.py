@@ -30,7 +30,7 @@ from distill.config import LossConfig, RunConfig, TextConfig, TrainConfig
 from distill.corpus import Windows
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
-from student.model import Student, build
+from student.model import Student
 from student.vocabulary import Vocabulary
 from tests.bench import measure
 from tests.bench.measure import CPU, RIVAL, Case, Figures, Task
@@ -120,7 +120,7 @@ def settings(network: MLAConfig | V4Config, scale: Scale, seed: int, speed: floa
 
 def ours(case: Case, run: RunConfig, text: Text) -> Figures:
     """Train a student of ours."""
-    model = build(case.config, case.vocabulary, seed=run.seed, device=CPU)
+    model = Student.build(case.config, case.vocabulary, seed=run.seed, device=CPU)
     rows = list(train.Trainer(model, run, text.training, None).steps(1))
     model.eval()
     together, single = uneven(torch.tensor([row["expert_load"] for row in rows[-LAST:]]))

@@ -14,7 +14,7 @@ from distill.signals import sparsify
 from distill.teachers.local import LocalTeacher
 from distill.train import Trainer, batch_at, learning_rate, run
 from student.catalogue import presets
-from student.model import build
+from student.model import Student
 from student.vocabulary import Vocabulary
 from tests.fakes.lessons import random_signal, random_windows
 from tests.fakes.teachers import tiny_config
@@ -42,7 +42,7 @@ WHOLE = replace(
 
 def trainer(config: RunConfig = CONFIG, *, taught: bool = True, device=CPU) -> Trainer:
     vocabulary = Vocabulary(size=VOCAB, bos=0, eos=1, pad=2)
-    model = build(config.student, vocabulary, seed=config.seed, device=device)
+    model = Student.build(config.student, vocabulary, seed=config.seed, device=device)
     return Trainer(model, config, WINDOWS, random_signal(WINDOWS, VOCAB) if taught else None)
 
 
@@ -292,7 +292,7 @@ def test_the_kl_to_a_tiny_teacher_falls(tmp_path):
             tail=config.signal.tail,
             generator=torch.Generator().manual_seed(0),
         )
-    model = build(config.student, teacher.vocabulary(), seed=0, device=CPU)
+    model = Student.build(config.student, teacher.vocabulary(), seed=0, device=CPU)
     kl = [row["kl"] for row in Trainer(model, config, windows, signal).steps(1)]
     first, last = sum(kl[:3]) / 3, sum(kl[-3:]) / 3
     assert last < 0.9 * first

@@ -20,7 +20,7 @@ from student.catalogue import presets
 from student.documents import Documents
 from student.errors import DeviceError
 from student.generate import Sampling
-from student.model import Student, build
+from student.model import Student
 from student.vocabulary import Vocabulary
 from tests.fakes import npu_sim
 from tests.fakes.lessons import random_signal, random_windows
@@ -47,7 +47,7 @@ RUNS = {"mla": MLA, "v4": V4}
 
 def trainer(config: RunConfig, device: torch.device) -> Trainer:
     """Return a trainer whose student is on `device`."""
-    model = build(config.student, VOCABULARY, seed=0, device=device)
+    model = Student.build(config.student, VOCABULARY, seed=0, device=device)
     windows = random_windows(24, LENGTH, VOCAB)
     return Trainer(model, config, windows, random_signal(windows, VOCAB))
 
@@ -118,9 +118,9 @@ def one_step(trained: Trainer, simulation: npu_sim.Simulation) -> dict[str, dict
 def written(device: torch.device, config: RunConfig) -> dict[str, Any]:
     """Return what a student writes on the device and on the CPU, and what a reload writes."""
     prompts = [[5, 6, 7], [8] * 21]
-    made = build(config.student, VOCABULARY, seed=3, device=device)
+    made = Student.build(config.student, VOCABULARY, seed=3, device=device)
     there = made.generate(prompts, max_new_tokens=12, stop=[])
-    host = build(config.student, VOCABULARY, seed=3, device=CPU)
+    host = Student.build(config.student, VOCABULARY, seed=3, device=CPU)
     drawn = Sampling(temperature=1.0, top_p=0.9, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         made.save(Path(folder) / "student")
@@ -152,7 +152,7 @@ def packed(device: torch.device, config: RunConfig) -> float:
     shape = config.student
     if shape.family == "v4":  # scores of a few heads tie at 0; a choice that does not bind cannot
         shape = replace(shape, index_top_k=64)
-    model = build(shape, VOCABULARY, seed=0, device=device)
+    model = Student.build(shape, VOCABULARY, seed=0, device=device)
     lengths = (9, 30, 1, 17)
     tokens = torch.randint(VOCAB, (sum(lengths),), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -183,3 +183,13 @@ def in_float64(theirs: Theirs) -> Iterator[Theirs]:
         for modeling in (modeling_deepseek_v3, modeling_deepseek_v4):
             stack.enter_context(mock.patch.object(modeling, "torch", _Wide()))
         yield theirs.double()
+
+
+def as_released(name: str) -> str:
+    """Undo what transformers 5.23 writes otherwise than the release."""
+    name = name.removeprefix("model.").replace("embed_tokens.", "embed.")
+    name = name.replace("hc_head.hc_", "hc_head_")
+    parts = name.split(".")
+    if parts[2:5] == ["attn", "norm", "weight"]:
+        parts[3] = "kv_norm"
+    return ".".join(parts)

@@ -11,7 +11,7 @@ import torch
 
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
-from student.model import Student, build
+from student.model import Student
 from student.released_names import kept_in_float32
 from student.vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ def stirred(
 
     What its layers write is as wide as what they read; a fresh student's writes little.
     """
-    student = build(config, vocabulary, seed=seed, device=CPU)
+    student = Student.build(config, vocabulary, seed=seed, device=CPU)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in student.named_parameters():

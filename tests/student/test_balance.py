@@ -9,7 +9,7 @@ import torch
 from student.balance import learned_loads, shares, update_bias
 from student.catalogue import presets
 from student.documents import Documents
-from student.model import Student, build
+from student.model import Student
 from student.moe import HashRouter, Mixture, Router
 from student.vocabulary import Vocabulary
 
@@ -21,7 +21,7 @@ TOKENS = torch.randint(3, VOCABULARY.size, (128,), generator=torch.Generator().m
 
 
 def student(family: str, seed: int = 0) -> Student:
-    return build(CONFIGS[family], VOCABULARY, seed=seed, device=CPU)
+    return Student.build(CONFIGS[family], VOCABULARY, seed=seed, device=CPU)
 
 
 def routers(model: Student) -> list[Router]:

@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from student.config import V4Config
 from student.documents import Documents
 from student.errors import ShapeError
-from student.model import Output, Student, build
+from student.model import Output, Student
 from student.moe import Mixture
 from tests.fakes.students import (
     CPU,
@@ -144,7 +144,7 @@ def test_everything_learns_when_all_losses_are_asked_for(config):
 
 @BOTH
 def test_a_fresh_student_learns_everywhere_from_its_first_step(config):
-    student, token_N = build(config, VOCABULARY, seed=0, device=CPU), text(TOKENS)
+    student, token_N = Student.build(config, VOCABULARY, seed=0, device=CPU), text(TOKENS)
     output = student(token_N, documents(*LENGTHS), losses=True, ahead=True)
     loss_of(student, output).backward()
     still = [n for n, p in student.named_parameters() if p.grad is None or not p.grad.any()]

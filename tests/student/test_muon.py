@@ -12,7 +12,7 @@ import student.muon as muon
 from student.catalogue import presets
 from student.documents import Documents
 from student.errors import ConfigError
-from student.model import Vocabulary, build
+from student.model import Student, Vocabulary
 from student.muon import Muon, adamw, newton_schulz, parameter_groups
 
 RATE = 0.02
@@ -301,7 +301,7 @@ def grouped(name: str) -> tuple[dict[str, int], set[str]]:
     """Return the matrices a parameter splits into, by name, and the names AdamW has."""
     config = presets()[name]
     vocabulary = Vocabulary(size=50, bos=0, eos=1, pad=2)
-    model = build(config, vocabulary, seed=0, device=torch.device("cpu"))
+    model = Student.build(config, vocabulary, seed=0, device=torch.device("cpu"))
     names = {id(p): name for name, p in model.named_parameters()}
     groups = parameter_groups(model.named_parameters(), config)
     split = {names[id(p)]: g["matrices"] for g in groups.muon for p in g["params"]}
@@ -352,7 +352,7 @@ def test_tied_tables_are_adamws_once():
 def test_a_student_learns_a_text_by_muon_and_adamw_with_every_parameter(name):
     config = presets()[name]
     vocabulary = Vocabulary(size=50, bos=0, eos=1, pad=2)
-    model = build(config, vocabulary, seed=0, device=torch.device("cpu"))
+    model = Student.build(config, vocabulary, seed=0, device=torch.device("cpu"))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     groups = parameter_groups(model.named_parameters(), config)
     optimizers = Muon(groups.muon, RATE), adamw(groups.adamw, RATE)

@@ -18,6 +18,7 @@ from student.model import Student
 from student.released_config import config_json
 from student.released_names import Place, kept_in_float32, places, view
 from student.vocabulary import Vocabulary
+from tests.fakes.rivals import as_released
 
 VOCABULARY = Vocabulary(size=97, bos=3, eos=4, pad=5)
 V4 = replace(presets()["v4-tiny"], num_mtp_layers=2)
@@ -172,16 +173,6 @@ def test_names_are_those_transformers_writes_for_v4_once_its_slips_are_undone(tm
     config = replace(V4, num_mtp_layers=0)
     found = written_by_transformers(DeepseekV4ForCausalLM(hf_config(config)), tmp_path)
     assert {as_released(name) for name in found} == names(config)
-
-
-def as_released(name: str) -> str:
-    """Undo what transformers 5.23 writes otherwise than the release."""
-    name = name.removeprefix("model.").replace("embed_tokens.", "embed.")
-    name = name.replace("hc_head.hc_", "hc_head_")
-    parts = name.split(".")
-    if parts[2:5] == ["attn", "norm", "weight"]:
-        parts[3] = "kv_norm"
-    return ".".join(parts)
 
 
 def test_float32_is_kept_where_the_release_and_transformers_keep_it():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from student.catalogue import presets
 from student.config import MLAConfig, V4Config
 from student.errors import ConfigError
-from student.model import Vocabulary, build
+from student.model import Student, Vocabulary
 from student.sizes import (
     count_parameters,
     forward_flops_per_token,
@@ -59,7 +59,7 @@ VARIANTS = [
 
 def model_of(config: MLAConfig | V4Config, vocab: int = 50) -> nn.Module:
     vocabulary = Vocabulary(size=vocab, bos=0, eos=1, pad=2)
-    return build(config, vocabulary, seed=0, device=torch.device("cpu"))
+    return Student.build(config, vocabulary, seed=0, device=torch.device("cpu"))
 
 
 def numel(model: nn.Module, prefix: str = "", without: str = "\0") -> int:

@@ -26,10 +26,11 @@ from student import weights
 from student.config import MLAConfig, V4Config, Yarn
 from student.documents import Documents
 from student.errors import WeightsError
-from student.model import build
+from student.model import Student
 from student.released_config import config_json
 from student.released_names import kept_in_float32, places, view
 from student.vocabulary import Vocabulary
+from tests.fakes.rivals import as_released
 
 CPU = torch.device("cpu")
 VOCABULARY = Vocabulary(size=64, bos=0, eos=1, pad=2)
@@ -87,7 +88,7 @@ STUDENTS = {
 
 def student(config, seed: int = 0):
     """Return a student none of whose tensors is what a fresh one begins with."""
-    made = build(config, VOCABULARY, seed=seed, device=CPU).eval()
+    made = Student.build(config, VOCABULARY, seed=seed, device=CPU).eval()
     generator = torch.Generator().manual_seed(seed)
     for tensor in made.state_dict().values():
         if tensor.is_floating_point():
@@ -263,16 +264,6 @@ def rewritten(path, model, rename):
     file = path / "model.safetensors"
     tensors = {rename(name): tensor for name, tensor in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
-
-
-def as_released(name: str) -> str:
-    """Undo what transformers 5.23 writes otherwise than the release."""
-    name = name.removeprefix("model.").replace("embed_tokens.", "embed.")
-    name = name.replace("hc_head.hc_", "hc_head_")
-    parts = name.split(".")
-    if parts[2:5] == ["attn", "norm", "weight"]:
-        parts[3] = "kv_norm"
-    return ".".join(parts)
 
 
 @pytest.mark.parametrize("yarn", [None, YARN], ids=["plain", "yarn"])
