@@ -2,7 +2,8 @@
 # make test    every test
 # make lint    style, types, import directions
 # make bench   the benchmarks that exist, JSON under runs/bench
-# make campaign  interruptions and three seeds, an hour; results are recorded under docs/
+# make llama   served teachers against llama.cpp, built from its sources
+# make campaign  interruptions, faults, seeds, signals, teachers: hours; results are under docs/
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +14,7 @@ SEEDS  := 1 2 3
 CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
 TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
 
-.PHONY: demo student $(CONTROLS) audit test lint bench campaign install clean
+.PHONY: demo student $(CONTROLS) audit test lint bench llama campaign install clean
 
 demo: audit
 	@echo
@@ -61,6 +62,14 @@ bench: install
 	$(BIN)/python tests/bench/student.py --json runs/bench/student.json
 	$(BIN)/python tests/bench/decode.py --json runs/bench/decode.json
 	$(BIN)/python tests/bench/learning.py --json runs/bench/learning.json
+	@$(PIP) -e '.[bench]'
+	$(BIN)/python tests/bench/loss.py --json runs/bench/loss.json
+	$(BIN)/python tests/bench/store.py --json runs/bench/store.json
+
+# Served teachers against llama.cpp, whose Python package is built from its sources: some minutes.
+llama: install
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PIP) "llama-cpp-python[server]==0.3.36"
+	$(BIN)/python -m pytest -m llama tests/distill
 
 campaign: install
 	@mkdir -p runs/campaign
@@ -68,6 +77,16 @@ campaign: install
 	  --json runs/campaign/interrupt.json
 	$(BIN)/python tests/campaigns/three_seeds.py --work runs/campaign/seeds \
 	  --json runs/campaign/seeds.json
+	$(BIN)/python tests/campaigns/faults.py --work runs/campaign/faults \
+	  --json runs/campaign/faults.json
+	$(BIN)/python tests/campaigns/signals.py --work runs/campaign/signals \
+	  --json runs/campaign/signals.json
+	$(BIN)/python tests/campaigns/two_teachers.py --work runs/campaign/two-teachers \
+	  --json runs/campaign/two-teachers.json
+	$(BIN)/python tests/campaigns/on_policy.py --work runs/campaign/on-policy \
+	  --json runs/campaign/on-policy.json
+	$(BIN)/python tests/campaigns/cross_tokenizer.py --work runs/campaign/cross-tokenizer \
+	  --json runs/campaign/cross-tokenizer.json
 
 clean:
 	rm -rf runs/demo runs/bench runs/campaign

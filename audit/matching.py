@@ -15,6 +15,10 @@ _SAME = {
 }
 
 
+# Terms of the loss that need no teacher.
+_UNTAUGHT = ("cross_entropy", "balance", "indexer", "mtp")
+
+
 class Facts(NamedTuple):
     """What suspect and controls share as they must, and where they differ though they must not."""
 
@@ -44,11 +48,16 @@ def matched(suspect: Path | None, controls: Mapping[str, Path | None]) -> Facts:
             other.append("contents of the text")
         if theirs["config"]["seed"] == mine["config"]["seed"]:
             other.append("seed, which must differ")
-        if theirs["config"]["loss"]["forward_kl"] > 0:
+        if _taught(theirs["config"]["loss"]):
             other.append("teacher: this control was trained with one")
         good.append(f"{name}: same {', '.join(same)}; seed {theirs['config']['seed']}")
         bad += [f"{name}: differs in {fact}" for fact in other]
     return Facts(matched=tuple(good), unmatched=tuple(bad))
+
+
+def _taught(loss: list[dict[str, Any]]) -> bool:
+    """Tell whether a term of the loss that has a weight is none of a run's without a teacher."""
+    return any(term["weight"] > 0 and term["kind"] not in _UNTAUGHT for term in loss)
 
 
 def _get(record: dict[str, Any], keys: tuple[str, ...]) -> Any:
@@ -70,7 +79,7 @@ def _record(run: Path | None) -> dict[str, Any] | None:
             return None
         config = yaml.safe_load(text)
         texts = [row["sha256"] for row in manifest["inputs"] if row["kind"] == "text"]
-        _ = config["seed"], config["loss"]["forward_kl"], [config[k[1]] for k in _SAME.values()]
+        _ = config["seed"], _taught(config["loss"]), [config[k[1]] for k in _SAME.values()]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
     return {"config": config, "text_sha256": texts}

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import Tag, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from audit.errors import ConfigError
@@ -23,11 +24,24 @@ T = TypeVar("T")
 Path = tuple[str | int, ...]
 
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$")
+_QUOTED = re.compile(r"'([^']*)'")
 _FLOAT_TAG, _DATE_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_TEXT_TAG, _MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads `1e-3` as a float, and leaves a date the text it is."""
+    """SafeLoader that also reads `1e-3` as a float, and leaves a date the text it is.
+
+    A key is the text that stands there: YAML 1.1 would take one called `on` for true.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, whose plain keys are texts."""
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG:
+                key.tag = _TEXT_TAG
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 class _Dumper(yaml.SafeDumper):
@@ -67,7 +81,7 @@ def load(
         data[key] = value
         lines[(key,)] = f"--{key.replace('_', '-')}"
     for override in overrides:
-        _override(data, lines, override)
+        _override(_with_list(data, kind, override), lines, override)
     try:
         return TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -124,37 +138,86 @@ def _override(data: dict[str, Any], lines: dict[Path, str], override: str) -> No
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"-s {override}: write it as key.path=value.")
-    *parents, last = path = tuple(key.split("."))
-    place = data
+    place: Any = data  # a mapping or a list, as the path leads
+    path: Path = ()
+    *parents, last = key.split(".")
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        path = (*path, _key(place, parent, override))
+        inner: Any = place.setdefault(path[-1], {}) if isinstance(place, dict) else place[path[-1]]
+        place = inner
+        if not isinstance(place, dict | list):
             raise ConfigError(f"-s {override}: {parent!r} is a value, not a section.")
+    path = (*path, _key(place, last, override))
     try:
-        place[last] = yaml.load(value, Loader=_Loader)
+        place[path[-1]] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"-s {override}: the value is not valid YAML.") from error
     for depth in range(1, len(path) + 1):
         lines[path[:depth]] = f"-s {key}"
 
 
+def _with_list(data: dict[str, Any], kind: type, override: str) -> dict[str, Any]:
+    """Fill in a list that the override changes an item of and the file leaves at its default."""
+    name, dot, _ = override.partition("=")[0].partition(".")
+    default = {field.name: field.default for field in fields(kind)}.get(name)
+    if dot and name not in data and isinstance(default, tuple):
+        data[name] = [asdict(item) for item in default]
+    return data
+
+
+def _key(place: Any, key: str, override: str) -> str | int:
+    """Return `key`, or the place of the list's item of that number, `name` or `kind`."""
+    if not isinstance(place, list):
+        return key
+    names = [
+        {str(item.get("name")), str(item.get("kind"))} if isinstance(item, dict) else {str(item)}
+        for item in place
+    ]
+    found = [index for index, known in enumerate(names) if key in known or key == str(index)]
+    if len(found) != 1:
+        how = "no item" if not found else f"{len(found)} items"
+        instead = f"use a number from 0 to {len(place) - 1}" if place else "set all of it"
+        raise ConfigError(f"-s {override}: the list has {how} called {key!r}; {instead}.")
+    return found[0]
+
+
 def _sentence(error: ErrorDetails, kind: type, lines: dict[Path, str], source: str) -> str:
     path, section_kind = _locate(kind, tuple(error["loc"]))
+    mark = _mark(error)
+    path = (*path, mark) if mark else path
     where = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), source)
     name = ".".join(str(part) for part in path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         *parents, key = path
         known = [field.name for field in fields(section_kind)]
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
         section = f" in {'.'.join(map(str, parents))}" if parents else ""
-        return f"{where}: unknown key {str(key)!r}{section}; {hint}"
-    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{where}: unknown key {str(key)!r}{section}; {_hint(str(key), known, 'keys')}"
+    if mark and error["type"] == "union_tag_invalid":
+        given, known = error["ctx"]["tag"], _QUOTED.findall(error["ctx"]["expected_tags"])
+        return f"{where}: {name} {given!r} is unknown; {_hint(given, known, f'{mark}s')}"
+    if mark or error["type"] in (
+        "missing",
+        "missing_argument",
+        "missing_keyword_only_argument",
+    ):
         return f"{where}: {name} is required and missing."
     message = error["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     got = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
     return f"{where}: {name or 'the config'}: {message}{got}."
+
+
+def _mark(error: ErrorDetails) -> str | None:
+    """Return the key that says which of several sections is meant, where that is what is wrong."""
+    if error["type"] not in ("union_tag_invalid", "union_tag_not_found"):
+        return None
+    found = _QUOTED.fullmatch(error["ctx"]["discriminator"])  # else it is no key but a function
+    return found[1] if found else None
+
+
+def _hint(word: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known {what}: {', '.join(known)}."
 
 
 def _locate(kind: type, place: Path) -> tuple[Path, type]:
@@ -170,6 +233,8 @@ def _locate(kind: type, place: Path) -> tuple[Path, type]:
             kind = options[str(part)]
             continue
         path.append(part)
+        if isinstance(part, int):  # an item of a list, of the kind its list allows
+            continue
         types = {field.name: field.type for field in fields(kind)}
         options = _dataclasses(types.get(str(part)))
         kind = next(iter(options.values()), kind)
@@ -180,6 +245,14 @@ def _dataclasses(annotation: Any, tag: str = "") -> dict[str, type]:
     """Return the dataclasses an annotation allows, by pydantic's tag of each."""
     if is_dataclass(annotation) and isinstance(annotation, type):
         return {tag: annotation}
+    marks = [m.discriminator for m in get_args(annotation) if isinstance(m, FieldInfo)]
+    if marks and isinstance(marks[0], str):
+        union = get_args(annotation)[0]
+        return {
+            value: option
+            for option in get_args(union)
+            for value in get_args(get_type_hints(option)[marks[0]])
+        }
     tags = [mark.tag for mark in get_args(annotation) if isinstance(mark, Tag)]
     found: dict[str, type] = {}
     for option in get_args(annotation):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.store_app import store
 
 _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from there."
 
@@ -21,9 +22,13 @@ def main() -> None:
     distill init > run.yaml       a commented config to edit
     distill students              what `distill init --student NAME` knows
     distill run run.yaml -s train.steps=500 --out runs/mine
+    distill capture run.yaml --out signals/mine   the teachers' signals alone
+    distill verify signals/mine   is a store, or a run, what its manifest says?
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
+
+main.add_command(store)
 
 _set = click.option(
     "-s",
@@ -94,6 +99,7 @@ def control(
 
 def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None:
     from cli.progress import Progress
+    from distill.bill import in_words
     from distill.config import RunConfig
     from distill.run import run as carry_out
 
@@ -104,10 +110,84 @@ def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None
         split = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
         peak = outcome.evaluation["peak_memory_bytes"] / 2**30
         progress.say(f"time: {split}; peak memory {peak:.1f} GiB")
+        progress.say(in_words(outcome.evaluation["bill"]))
     if as_json:
         click.echo(json.dumps({**outcome.evaluation, "out": str(out), "reused": outcome.reused}))
         return
     click.echo(f"student: {out / 'student'}\npage:    {outcome.page}")
+
+
+@main.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_set
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the signals are kept; give it to runs as signal.path.",
+)
+@options.as_json
+@options.quiet
+@options.traceback
+def capture(
+    config: Path | None,
+    settings: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Ask the teachers of CONFIG for their signals and keep them, without training.
+
+    Started by torchrun, the processes share the work; a later call makes what one of them left.
+    """
+    with options.sentences(verbose=verbose, after_interrupt=_AFTER_INTERRUPT):
+        from cli.progress import Progress
+        from distill.config import load
+        from distill.run import capture as take
+
+        asked = load(config, [*settings, f"signal.path={json.dumps(str(out))}"])
+        with Progress(quiet=quiet) as progress:
+            stores = take(asked, say=progress.say, progress=progress)
+        rows = [
+            {
+                "path": str(store.path),
+                "mode": store.key.mode,
+                "tokens": store.tokens,
+                "bytes": store.size_bytes(),
+                "sha256": store.sha256(),
+            }
+            for store in stores
+        ]
+        if as_json:
+            click.echo(json.dumps({"stores": rows}))
+            return
+        for row in rows:
+            click.echo(f"{row['path']}: {row['tokens']:,} tokens, {row['bytes']:,} bytes")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@options.as_json
+@options.traceback
+def verify(path: Path, as_json: bool, verbose: bool) -> None:
+    """Check PATH, a store of signals or a run, against its manifest.
+
+    Exits 1 when anything is missing or was changed.
+    """
+    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from distill.inspection import inspect
+
+        found = inspect(path)
+        if as_json:
+            click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": found.rows}))
+        else:
+            for row in found.rows:
+                click.echo(
+                    f"{'ok      ' if row['ok'] else 'CHANGED '} {row['what']}: {row['seen']}"
+                )
+        if not found.ok:
+            raise SystemExit(1)
 
 
 @main.command()

@@ -2,12 +2,18 @@
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+# What the time left is judged by, in seconds: the start of a stage is seldom like the rest of it.
+_WINDOW = 30.0
+_APART = 1.0
 
 
 class Progress:
@@ -24,8 +30,7 @@ class Progress:
         self.bars = _bars() if sys.stderr.isatty() and not quiet else None
         self.task: TaskID | None = None
         self.stage = ""
-        self.began = 0.0
-        self.first = 0
+        self.pace = Pace()
         self.printed = 0.0
 
     def __enter__(self) -> "Progress":
@@ -43,19 +48,25 @@ class Progress:
             self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
-        """Report that `done` of `total` are finished in `stage`; `note` is the unit and more."""
+        """Report that `done` of `total` are finished in `stage`.
+
+        `note` is the unit and, after a semicolon, what else there is to tell: the first report of
+        a stage says how much an earlier call has left done.
+        """
         if self.quiet:
             return
         new = stage != self.stage
         if new:
-            self.stage, self.began, self.first = stage, time.monotonic(), done
-            self.printed, self.task = 0.0, None
+            self.stage, self.pace, self.printed, self.task = stage, Pace(), 0.0, None
         if new and done >= total:
             return  # nothing was left to do
+        now = time.monotonic()
+        said = _in_words(done, total, note, self.pace.seconds_left(now, done, total))
         if self.bars is not None:
-            self._draw(stage, done, total, note)
-        else:
-            self._print(stage, done, total, note)
+            self._draw(stage, done, total, said)
+        elif done >= total or now - self.printed >= self.interval:
+            click.echo(f"{stage}: {said}", err=True)
+            self.printed = now
 
     def say(self, sentence: str) -> None:
         """Print one sentence, clear of the bars."""
@@ -64,32 +75,62 @@ class Progress:
         elif not self.quiet:
             click.echo(sentence, err=True)
 
-    def _draw(self, stage: str, done: int, total: int, note: str) -> None:
+    def _draw(self, stage: str, done: int, total: int, said: str) -> None:
         assert self.bars is not None
         if self.task is None:
-            self.task = self.bars.add_task(stage, total=total, completed=done, note=note)
-        self.bars.update(self.task, completed=done, note=note)
+            self.task = self.bars.add_task(stage, total=total, completed=done, said=said)
+        self.bars.update(self.task, completed=done, said=said)
 
-    def _print(self, stage: str, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        if done >= total or now - self.printed >= self.interval:
-            left = self._time_left(now, done, total)
-            click.echo(f"{stage}: {done:,} of {total:,} {note}{left}", err=True)
-            self.printed = now
 
-    def _time_left(self, now: float, done: int, total: int) -> str:
-        made = done - self.first
-        if made <= 0 or done >= total:
-            return ""
-        seconds = round((now - self.began) / made * (total - done))
-        return f"; {seconds // 60}:{seconds % 60:02d} left"
+class Pace:
+    """How fast a stage gets on, by its last half minute in this call.
+
+    What was done before the first report counts for nothing: an earlier call did that.
+    """
+
+    def __init__(self) -> None:
+        self.seen: deque[tuple[float, int]] = deque()
+
+    def seconds_left(self, now: float, done: int, total: int) -> float | None:
+        """Return how long the rest takes at this pace; None where there is none yet."""
+        seen = self.seen
+        if len(seen) > 1 and now - seen[-2][0] < _APART:
+            seen.pop()  # so that quick reports do not fill the memory
+        seen.append((now, done))
+        # The last report from before the window stays, so that slow steps have a pace too.
+        while len(seen) > 1 and now - seen[1][0] >= _WINDOW:
+            seen.popleft()
+        began, first = seen[0]
+        if done <= first or done >= total:
+            return None
+        return (now - began) / (done - first) * (total - done)
+
+
+def _in_words(done: int, total: int, note: str, left: float | None) -> str:
+    """Return what is done, the time left, and the rest of the note, which a bar may cut off."""
+    unit, semicolon, rest = note.partition(";")
+    remaining = "" if left is None else f", {_clock(left)} left"
+    return f"{done:,} of {total:,} {unit}{remaining}{semicolon}{rest}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Said(ProgressColumn):
+    """The words beside a bar, cut off at the terminal's edge before anything else is."""
+
+    def render(self, task: Task) -> Text:
+        """Return the words as one line."""
+        return Text(task.fields["said"], no_wrap=True, overflow="ellipsis")
 
 
 def _bars() -> Bars:
     return Bars(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=12),
+        _Said(),
         console=Console(stderr=True),
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from distill import store
 from distill.errors import StorageError
 from distill.store import write_atomically
 
@@ -73,7 +74,7 @@ class Checkpoints:
             _write_in_place(self._file(slot), tensors, sync=sync)
             write_atomically(self.pointer, lambda p: _write_pointer(p, state, sync=sync))
             if sync:
-                _sync(self.path)  # the renaming itself; only now may older slots be reused
+                store.sync(self.path)  # the renaming itself; only now may older slots be reused
         except OSError as error:
             raise StorageError(
                 f"cannot write a checkpoint to {self.path}: {error.strerror or error}; step "
@@ -143,16 +144,7 @@ def _write_in_place(path: Path, tensors: dict[str, torch.Tensor], *, sync: bool)
 def _write_pointer(path: Path, state: dict[str, dict[str, object]], *, sync: bool) -> None:
     path.write_text(json.dumps(state), encoding="utf-8")
     if sync:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        store.sync(path)
 
 
 def _safetensors_chunks(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | memoryview]:

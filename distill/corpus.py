@@ -1,30 +1,23 @@
-"""Text in, token windows out: documents, the held-out split, packing, and passages for an audit.
+"""Text in, token windows out: the held-out split, packing, and passages for an audit.
 
 Shapes: W windows, S sequence_length; a window holds S + 1 tokens, inputs and shifted targets.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
 from audit.attest import digest
-from distill.config import read_text
+from distill import chat
 from distill.errors import InputError
-from distill.resources import shipped
+from distill.sources import Document
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
-    """One text and where it came from."""
-
-    id: str
-    text: str
+_ROWS = 1024  # windows whose bytes are hashed at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,23 +26,60 @@ class Windows:
 
     Attributes:
         tokens: int32 `[W, S + 1]`.
-        weights: float32 `[W, S]`, 0 where the target begins another document, else 1.
+        weights: float32 `[W, S]`, 0 where the target begins another document, or is in a chat and
+            not the assistant's; else 1.
         sizes: float64 `[W, S]`, UTF-8 bytes of each target, for bits per byte.
+        starts: bool `[W, S]`, where the context begins anew: at the first input of a window, and
+            in windows that keep documents apart at each document. Where this and what follows is
+            not given, every window is a document of its own, and of no tag.
+        document: int32 `[W, S]`, the place of each target's document in the list that was packed.
+        tag: int32 `[W]`, the place of a window's tag among those that were kept apart; -1 for none.
     """
 
     tokens: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     sizes: npt.NDArray[np.float64]
+    starts: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    document: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    tag: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        count, length = self.weights.shape
+        if self.starts.shape == (count, length):
+            return
+        numbers = np.arange(count, dtype=np.int32)
+        for name, value in (
+            ("starts", np.arange(length)[None].repeat(count, 0) == 0),
+            ("document", numbers[:, None].repeat(length, 1)),
+            ("tag", np.full(count, -1, dtype=np.int32)),
+        ):
+            object.__setattr__(self, name, value)
 
     def take(self, index: npt.NDArray[np.int64]) -> "Windows":
         """Return the windows at `index`."""
         return Windows(
-            tokens=self.tokens[index], weights=self.weights[index], sizes=self.sizes[index]
+            tokens=self.tokens[index],
+            weights=self.weights[index],
+            sizes=self.sizes[index],
+            starts=self.starts[index],
+            document=self.document[index],
+            tag=self.tag[index],
         )
 
     def sha256(self) -> str:
         """Return the digest of the tokens, which pins text and tokenizer together."""
-        return hashlib.sha256(np.ascontiguousarray(self.tokens).tobytes()).hexdigest()
+        found = hashlib.sha256()
+        for row in range(0, len(self.tokens), _ROWS):
+            found.update(self.tokens[row : row + _ROWS].tobytes())
+        return found.hexdigest()
+
+    def lengths(self) -> tuple[int, ...]:
+        """Return the tokens of each stretch of context, windows one after another.
+
+        They are the documents of one stream of all inputs (`student.documents.Documents`).
+        """
+        return tuple(np.diff(np.flatnonzero(self.starts), append=self.starts.size).tolist())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,78 +92,14 @@ class Passage:
     response: str
 
 
-def load(sources: Sequence[str]) -> list[Document]:
-    """Return the documents of all sources, in order.
-
-    Raises:
-        InputError: a file is missing, empty, not UTF-8, or has a malformed line, which is named.
-    """
-    documents: list[Document] = []
-    for source in sources:
-        match source:
-            case "pydoc":
-                documents += _pydoc_topics()
-            case "prompts":
-                documents += _seed_prompts()
-            case _:
-                documents += _file(Path(source))
-    return documents
-
-
-def _pydoc_topics() -> list[Document]:
-    """Return the help topics of the running Python (PSF licence)."""
-    from pydoc_data.topics import topics
-
-    return [Document(id=f"pydoc/{name}", text=topics[name]) for name in sorted(topics)]
-
-
-def _seed_prompts() -> list[Document]:
-    rows = _jsonl(shipped("seeds/prompts.jsonl"), "prompt")
-    return [Document(id=f"prompts/{row['id']}", text=row["prompt"]) for row in rows]
-
-
-def _file(path: Path) -> list[Document]:
-    if path.suffix == ".jsonl":
-        rows = _jsonl(path, "text")
-        return [Document(id=f"{path.name}/{n}", text=row["text"]) for n, row in enumerate(rows, 1)]
-    if path.suffix not in (".txt", ".md"):
-        raise InputError(
-            f"text source {str(path)!r} is unknown; use pydoc, prompts, or a .txt, .md or "
-            ".jsonl file."
-        )
-    return [Document(id=f"files/{path.name}", text=read_text(path))]
-
-
-def _jsonl(path: Path, key: str) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file; every one must hold the text `key`."""
-    rows = []
-    # Not splitlines: JSON allows U+2028 and its like inside a text, where they end no line.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            raise InputError(f"{path}, line {number}: needs an object with a text {key!r}.")
-        if not _is_unicode(row[key]):
-            raise InputError(f"{path}, line {number}: holds half of a surrogate pair; repair it.")
-        rows.append(row)
-    return rows
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can spell what no encoding can carry
-        return False
-    return True
-
-
 def text_digest(documents: Sequence[Document]) -> str:
     """Return one digest of all documents: their names and contents, in order."""
-    return digest([[d.id, hashlib.sha256(d.text.encode()).hexdigest()] for d in documents])
+    return digest([_contents(document) for document in documents])
+
+
+def _contents(document: Document) -> list[Any]:
+    found: list[Any] = [document.id, hashlib.sha256(document.text.encode()).hexdigest()]
+    return [*found, document.messages, document.tools] if document.messages else found
 
 
 def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
@@ -144,10 +110,12 @@ def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document
     Raises:
         InputError: one side is empty.
     """
+    names: dict[str, dict[str, None]] = {}
+    for document in documents:
+        names.setdefault(_source(document), {})[document.id] = None
     held_ids: set[str] = set()
-    for source in dict.fromkeys(_source(document) for document in documents):
-        ids = [document.id for document in documents if _source(document) == source]
-        ids.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    for found in names.values():
+        ids = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())
         held_ids.update(ids[: round(held_out * len(ids))])
     train = [document for document in documents if document.id not in held_ids]
     held = [document for document in documents if document.id in held_ids]
@@ -165,44 +133,137 @@ def _source(document: Document) -> str:
     return document.id.partition("/")[0]
 
 
-def pack(documents: Sequence[Document], tokenizer: Any, length: int) -> Windows:
+def pack(
+    documents: Sequence[Document],
+    tokenizer: Any,
+    length: int,
+    *,
+    tags: Sequence[str] = (),
+    apart: bool = False,
+) -> Windows:
     """Join the tokenised documents, each opened by the begin token, and cut windows of `length`.
 
-    Attention may look back across a boundary inside a window; teacher and student both see the
-    same context, and the first token of a document is never a target.
+    Attention may look back across a boundary inside a window, unless documents are kept apart;
+    teacher and student see the same context. What a window cuts off a document begins anew in the
+    next. The first token of a document is never a target, and of chats only what the assistant
+    wrote is. Windows in which nothing counts are left out.
+
+    Args:
+        documents: in order.
+        tokenizer: transformers' own.
+        length: S.
+        tags: each gets windows of its own, in this order, and documents of other tags come last.
+        apart: whether `starts` has every document, so that none sees another.
 
     Raises:
-        InputError: the text is shorter than one window, or the tokenizer has no begin token.
+        InputError: the text of a tag is shorter than one window, the tokenizer has no begin
+            token, or a chat does not fit its template.
     """
     if tokenizer.bos_token_id is None:
         raise InputError(
             "the teacher's tokenizer names no begin token; add bos_token to its "
             "tokenizer_config.json."
         )
-    tokens: list[int] = []
-    sizes: list[float] = []
-    for document in documents:
-        ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
-        tokens += [tokenizer.bos_token_id, *ids]
-        sizes += [0, *_byte_sizes(ids, document.text)]
-    count = (len(tokens) - 1) // length
-    if count == 0:
-        raise InputError(
-            f"{len(documents)} documents hold {len(tokens)} tokens, less than one window of "
-            f"{length + 1}; give more text or lower text.sequence_length."
+    groups: dict[int, list[int]] = {number: [] for number in range(len(tags))}
+    for place, document in enumerate(documents):
+        number = tags.index(document.tag) if document.tag in tags else -1
+        groups.setdefault(number, []).append(place)
+    parts = []
+    for number, places in groups.items():
+        stream = _stream([documents[place] for place in places], tokenizer)
+        whose = f" of tag {tags[number]!r}" if number >= 0 else " of no such tag" if tags else ""
+        windows = _cut(stream, np.array(places, dtype=np.int32), length, apart, whose)
+        parts.append(replace(windows, tag=np.full_like(windows.tag, number)))
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stream:
+    """Documents end to end: of each token whether it counts as a target, and its document."""
+
+    tokens: npt.NDArray[np.int32]
+    counted: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.float64]
+    starts: npt.NDArray[np.bool_]
+    of: npt.NDArray[np.int64]
+
+
+def _stream(documents: Sequence[Document], tokenizer: Any) -> _Stream:
+    nothing = chat.Encoded(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=bool), np.zeros(0))
+    encoded = [_encode(document, tokenizer) for document in documents]
+    tokens, counted, sizes = map(np.concatenate, zip(nothing, *encoded, strict=True))
+    lengths = np.array([len(each.ids) for each in encoded], dtype=np.int64)
+    starts = np.zeros(len(tokens), dtype=bool)
+    starts[np.cumsum(lengths) - lengths] = True
+    of = np.repeat(np.arange(len(encoded)), lengths)
+    return _Stream(tokens=tokens, counted=counted, sizes=sizes, starts=starts, of=of)
+
+
+def _encode(document: Document, tokenizer: Any) -> chat.Encoded:
+    """Return a document's tokens, of which the first is the begin token and does not count."""
+    bos = tokenizer.bos_token_id
+    if document.messages:
+        made = chat.encode(tokenizer, document)
+        if made.ids[0] == bos:  # which is never the assistant's
+            return made
+    else:
+        ids = np.asarray(
+            tokenizer(document.text, add_special_tokens=False)["input_ids"], dtype=np.int32
         )
-    starts = np.arange(count)[:, None] * length
-    index = starts + np.arange(length + 1)
-    stream = np.asarray(tokens, dtype=np.int32)
-    size = np.asarray(sizes, dtype=np.float64)
-    targets = index[:, 1:]
-    weights = (stream[targets] != tokenizer.bos_token_id).astype(np.float32)
-    return Windows(tokens=stream[index], weights=weights, sizes=size[targets])
+        made = chat.Encoded(ids, ids != bos, _byte_sizes(len(ids), document.text))
+    return chat.Encoded(
+        np.concatenate([np.array([bos], dtype=np.int32), made.ids]),
+        np.concatenate([[False], made.counted]),
+        np.concatenate([[0.0], made.sizes]),
+    )
 
 
-def _byte_sizes(ids: Sequence[int], text: str) -> list[float]:
+def _byte_sizes(count: int, text: str) -> npt.NDArray[np.float64]:
     """Spread a document's UTF-8 bytes evenly over its tokens; exact over whole documents."""
-    return [len(text.encode()) / max(len(ids), 1)] * len(ids)
+    return np.full(count, len(text.encode()) / max(count, 1))
+
+
+def _cut(
+    stream: _Stream, places: npt.NDArray[np.int32], length: int, apart: bool, whose: str
+) -> Windows:
+    """Return a stream's windows that have something to learn."""
+    count = (len(stream.tokens) - 1) // length
+    if count <= 0:
+        raise InputError(
+            f"{len(places)} documents{whose} hold {len(stream.tokens)} tokens, less than one "
+            f"window of {length + 1}; give more text or lower text.sequence_length."
+        )
+    shape, used = (count, length), count * length
+    weights = stream.counted[1 : used + 1].astype(np.float32).reshape(shape)
+    begins = apart & stream.starts[:used].reshape(shape)
+    windows = Windows(
+        # Each shares a token with the next, so all are looked at where they lie, uncopied.
+        tokens=as_strided(stream.tokens, (count, length + 1), (4 * length, 4)),
+        weights=weights,
+        sizes=stream.sizes[1 : used + 1].reshape(shape),
+        starts=begins | (np.arange(length) == 0),
+        document=places[stream.of[1 : used + 1]].reshape(shape),
+        tag=np.full(count, -1, dtype=np.int32),
+    )
+    useful = np.flatnonzero(weights.any(axis=1))
+    if len(useful) == 0:
+        raise InputError(
+            f"no whole window of {length + 1} tokens of the {len(places)} documents{whose} holds "
+            "anything to learn; give more text."
+        )
+    return windows if len(useful) == count else windows.take(useful)
+
+
+def joined(parts: Sequence[Windows]) -> Windows:
+    """Return the windows of all parts, which are of one length, in order."""
+    return Windows(
+        tokens=np.concatenate([part.tokens for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        sizes=np.concatenate([part.sizes for part in parts]),
+        starts=np.concatenate([part.starts for part in parts]),
+        document=np.concatenate([part.document for part in parts]),
+        tag=np.concatenate([part.tag for part in parts]),
+    )
 
 
 def evenly(count: int, limit: int) -> npt.NDArray[np.int64]:

@@ -1,151 +1,239 @@
-"""Forward KL to a sparse teacher plus cross-entropy, without ever holding `[N, V]` logits.
+"""The loss over the vocabulary and its gradient, without ever holding `[N, V]` logits.
 
-Both terms are cross-entropies against sparse targets, so one softmax serves them: with weights
-w = a * teacher + b * one-hot, the loss of a row is sum(w) * logsumexp(z) - sum_k w_k z_k and its
-gradient sum(w) * softmax(z) - w. The gradient is taken tile by tile in the forward pass and the
-tile of logits thrown away (the idea of Liger-Kernel's fused linear losses, arXiv 2410.10989).
-Masked positions are left out before the first product.
+The gradient is taken tile by tile in the forward pass and the tile of logits thrown away (the idea
+of Liger-Kernel's fused linear losses, arXiv 2410.10989): a position costs three products with the
+student's head and one with the teacher's, whatever the terms. Masked positions are left out before
+the first product. What the terms make of a tile is `dense_grader`'s, where a teacher's whole
+distribution is known, and `sparse_grader`'s elsewhere.
 
-Shapes: N positions, M unmasked positions, D hidden size, V vocabulary, K sparse entries a row.
+Shapes: N positions, M that count, T of a tile, D hidden size, V vocabulary, J terms.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from distill.signals import Sparse
+from distill.compatibility import WHOLE, check, check_sizes
+from distill.dense_grader import DenseGrader
+from distill.objective import CrossEntropy, VocabularyTerm
+from distill.signals import Chunks, Head, Signal, Sparse, Text
+from distill.sparse_grader import SparseGrader
+from distill.tiles import Projection, cut, tile_rows
 
-# Elements of one tile of logits, 128 MiB in float32: the head's gradient is added to once a tile,
-# so few large tiles are quicker than many small ones.
-TILE_ELEMENTS = 2**25
+# Elements of the head's gradient that a product in a lower dtype is added to at once.
+SLICE_ELEMENTS = 2**21
 
 
 class Loss(NamedTuple):
-    """The loss to call `backward` on, and its two terms, means over unmasked positions in nats.
+    """The loss to call `backward` on, and its terms.
 
     Attributes:
-        total: scalar with a gradient.
-        forward_kl: scalar, or None without a teacher's signal.
-        cross_entropy: scalar.
+        total: scalar with a gradient, the weighted sum of `parts`.
+        parts: one detached scalar a term, in their order and before their weights: the mean over
+            counted positions (over whole chunks for `chunk_likelihood`), in nats, or from 0 to 1
+            for `tvd` and 0 to 2 for `sorted_l1`.
     """
 
     total: torch.Tensor
-    forward_kl: torch.Tensor | None
-    cross_entropy: torch.Tensor
+    parts: tuple[torch.Tensor, ...]
+
+
+class Grader(Protocol):
+    """What makes of a tile of logits the gradient of the terms."""
+
+    def __call__(self, logits_TV: torch.Tensor, at: slice) -> torch.Tensor:
+        """Overwrite the logits of the positions `at` of M; return the sum of each term `[J]`."""
+        ...
 
 
 def distillation_loss(
     hidden_ND: torch.Tensor,
-    head_VD: torch.Tensor,
+    head: Head,
     labels_N: torch.Tensor,
     kept_M: torch.Tensor,
-    signal: Sparse | None,
+    signal: Signal | None,
+    terms: Sequence[VocabularyTerm],
     *,
-    kl_weight: float,
-    ce_weight: float,
     dtype: torch.dtype,
 ) -> Loss:
-    """Return `kl_weight * KL(teacher || student) + ce_weight * cross-entropy`.
+    """Return the weighted sum of the terms, with gradients for `hidden_ND` and the `head`.
+
+    The teacher has none. Softmax and sums are float32; all is float64 where `hidden_ND` is.
+    The teacher's products run in the dtype of its own head: cast that once, if it is to be another.
 
     Args:
         hidden_ND: the student's last hidden states.
-        head_VD: its output projection.
-        labels_N: int64, the true next tokens.
-        kept_M: int64 indices of the positions that count, known on the host, so no device waits.
-        signal: the teacher's signals at all N positions, or None for cross-entropy alone.
-        kl_weight: a of the formula above; must be 0 without a signal.
-        ce_weight: b of the formula above.
-        dtype: of the matrix products; sums and the softmax are float32 (float64 for float64).
+        head: its output projection.
+        labels_N: int64, the true next tokens; those of positions that do not count may be anything.
+        kept_M: int64 indices of the positions that count, each once.
+        signal: what the teacher says of all N positions, or None without one.
+        terms: what to minimise; one of weight 0 is reported and has no gradient.
+        dtype: of the products with the student's head.
+
+    Raises:
+        MismatchError: the signal cannot serve a term, or is over another vocabulary.
     """
-    assert signal is not None or kl_weight == 0
-    labels_M = labels_N[kept_M]
-    if signal is None:
-        ids_MK, soft_MK = labels_M[:, None], None
-    else:
-        ids_NK, soft_NK = signal.targets()
-        ids_MK, soft_MK = torch.cat([ids_NK[kept_M], labels_M[:, None]], 1), soft_NK[kept_M]
-    total, soft, hard = _Fused.apply(
-        hidden_ND[kept_M], head_VD, ids_MK, soft_MK, kl_weight, ce_weight, dtype
-    )
-    if signal is None:
-        return Loss(total, None, hard)
-    entropy = signal.entropy_N[kept_M].mean()
-    return Loss(total - kl_weight * entropy, soft - entropy, hard)
+    check(terms, None if signal is None else type(signal))
+    check_sizes(terms, signal, len(head.weight_VT))
+    if not terms:
+        return Loss(hidden_ND.sum() * 0, ())
+    given = _Given(labels_N, kept_M, signal, tuple(terms), head.softcap, dtype)
+    learn = torch.is_grad_enabled()
+    total, parts_J = _Fused.apply(hidden_ND, head.weight_VT, head.bias_V, given, learn)
+    return Loss(total, tuple(parts_J.unbind()))
+
+
+class _Given(NamedTuple):
+    """What the loss is computed from, tensors with gradients aside."""
+
+    labels_N: torch.Tensor
+    kept_M: torch.Tensor
+    signal: Signal | None
+    terms: tuple[VocabularyTerm, ...]
+    softcap: float | None
+    dtype: torch.dtype
 
 
 class _Fused(torch.autograd.Function):
-    """The tiles: (loss without the teacher's entropy, soft term, hard term), means over M."""
+    """The tiles: (total, the terms' means `[J]`)."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        hidden_MD: torch.Tensor,
-        head_VD: torch.Tensor,
-        ids_MK: torch.Tensor,
-        soft_MK: torch.Tensor | None,
-        kl_weight: float,
-        ce_weight: float,
-        dtype: torch.dtype,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        rows, vocab = hidden_MD.shape[0], head_VD.shape[0]
-        wide = torch.float64 if hidden_MD.dtype == torch.float64 else torch.float32
-        low_MD, low_VD = hidden_MD.detach().to(dtype), head_VD.detach().to(dtype)
-        grad_MD = torch.empty_like(low_MD, dtype=wide)
-        grad_VD = torch.zeros_like(low_VD, dtype=wide)
-        soft = torch.zeros((), dtype=wide, device=hidden_MD.device)
-        hard = torch.zeros_like(soft)
-        tile = min(rows, max(1, TILE_ELEMENTS // vocab))
-        low_TV = torch.empty(tile, vocab, dtype=dtype, device=hidden_MD.device)
-        wide_TV = low_TV if dtype == wide else torch.empty_like(low_TV, dtype=wide)
-        for start in range(0, rows, tile):
-            part = slice(start, min(start + tile, rows))
-            z_TV, p_TV = low_TV[: part.stop - start], wide_TV[: part.stop - start]
-            torch.mm(low_MD[part], low_VD.t(), out=z_TV)
-            if p_TV is not z_TV:
-                p_TV.copy_(z_TV)
-            ids_TK = ids_MK[part]
-            picked_TK = p_TV.gather(1, ids_TK)
-            lse_T1 = _softmax_in_place(p_TV)
-            nll_TK = lse_T1 - picked_TK
-            hard += nll_TK[:, -1].sum()
-            weights_TK = torch.full_like(picked_TK, ce_weight)
-            if soft_MK is not None:
-                soft_TK = soft_MK[part].to(wide)
-                soft += (soft_TK * nll_TK[:, :-1]).sum()
-                weights_TK[:, :-1] = kl_weight * soft_TK
-            p_TV.mul_(weights_TK.sum(1, keepdim=True)).scatter_add_(1, ids_TK, -weights_TK)
-            if p_TV is not z_TV:
-                z_TV.copy_(p_TV)
-            grad_MD[part] = torch.mm(z_TV, low_VD)
-            grad_VD += torch.mm(z_TV.t(), low_MD[part])
-        ctx.save_for_backward(grad_MD.div_(rows), grad_VD.div_(rows))
-        ctx.dtypes = hidden_MD.dtype, head_VD.dtype
-        soft, hard = soft / rows, hard / rows
-        ctx.mark_non_differentiable(soft, hard)
-        return kl_weight * soft + ce_weight * hard, soft, hard
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        given: _Given,
+        learn: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        needed = [learn and need for need in ctx.needs_input_grad[:3]]
+        wide = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
+        dtype = wide if wide == torch.float64 else given.dtype
+        hidden_MD = hidden_ND.index_select(0, given.kept_M).to(dtype)
+        head = Head(weight_VD.to(dtype), bias_V, given.softcap)
+        grads = _Gradients(hidden_MD, head, needed, wide)
+        sums_J = _walk(hidden_MD, head, given, grads, wide)
+        means_J = sums_J / max(len(given.kept_M), 1)
+        total = sum(
+            (t.weight * mean for t, mean in zip(given.terms, means_J.unbind(), strict=True)),
+            start=means_J.new_zeros(()),
+        )
+        ctx.save_for_backward(given.kept_M, *grads.means())
+        ctx.shape = hidden_ND.shape
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden_ND, weight_VD, bias_V)]
+        ctx.mark_non_differentiable(means_J)
+        return total, means_J
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_MD, grad_VD = ctx.saved_tensors
-        hidden_dtype, head_dtype = ctx.dtypes
-        scale = grads[0]
-        return (
-            (grad_MD * scale).to(hidden_dtype),
-            (grad_VD * scale).to(head_dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        kept_M, *means = ctx.saved_tensors
+        scale, alone = grads[0], _let_go(ctx)
+        # The gradient of a head is as large as the head: it is scaled where it lies, if it may be.
+        scaled = [
+            None if x is None else (x.mul_(scale) if alone else x * scale).to(dtype)
+            for x, dtype in zip(means, ctx.dtypes, strict=True)
+        ]
+        grad_MD, grad_VD, grad_V = scaled
+        grad_ND = None
+        if grad_MD is not None:
+            grad_ND = grad_MD.new_zeros(ctx.shape).index_copy_(0, kept_M, grad_MD)
+        return grad_ND, grad_VD, grad_V, None, None
 
 
-def _softmax_in_place(z_TV: torch.Tensor) -> torch.Tensor:
-    """Turn logits into probabilities in place; return their logsumexp `[T, 1]`."""
-    top_T1 = z_TV.amax(-1, keepdim=True)
-    z_TV.sub_(top_T1).exp_()
-    sum_T1 = z_TV.sum(-1, keepdim=True)
-    z_TV.div_(sum_T1)
-    return top_T1 + sum_T1.log()
+def _let_go(ctx: Any) -> bool:
+    """Have autograd give up what it saved; return whether it did, or keeps it for another pass."""
+    ctx.maybe_clear_saved_tensors()
+    try:
+        return not ctx.saved_tensors
+    except RuntimeError:
+        return True
+
+
+def _walk(
+    hidden_MD: torch.Tensor, head: Head, given: _Given, grads: "_Gradients", wide: torch.dtype
+) -> torch.Tensor:
+    """Go through the tiles, adding to `grads`; return the sum of each term `[J]`."""
+    signal = given.signal
+    if not isinstance(signal, WHOLE):
+        signal = None if signal is None else signal.take(given.kept_M)
+    rows = tile_rows(len(head.weight_VT), hidden_MD.device)
+    tiles = cut(_ends(signal, len(hidden_MD)), rows)
+    rows = max((at.stop - at.start for at in tiles), default=0)
+    project = Projection(head, rows, wide)
+    grade = _grader(given, signal, rows, wide, grads.needed)
+    sums_J = torch.zeros(len(given.terms), dtype=wide, device=hidden_MD.device)
+    for at in tiles:
+        logits_TV = project(hidden_MD[at])
+        bend_TV = None
+        if head.softcap is not None:  # the derivative of cap * tanh(. / cap)
+            bend_TV = (logits_TV / head.softcap).square_().neg_().add_(1)
+        sums_J += grade(logits_TV, at)
+        if grads.needed:
+            grad_TV = logits_TV if bend_TV is None else logits_TV.mul_(bend_TV)
+            grads.add(grad_TV, project.lowered(grad_TV), at)
+    return sums_J
+
+
+def _ends(signal: Signal | None, count: int) -> list[int]:
+    """Return where a tile may end: anywhere, but not inside a chunk."""
+    if not isinstance(signal, Chunks):
+        return list(range(1, count + 1))
+    chunk = [*signal.chunk_N.tolist(), -1]
+    return [i + 1 for i in range(count) if chunk[i] < 0 or chunk[i] != chunk[i + 1]]
+
+
+def _grader(
+    given: _Given, signal: Signal | None, rows: int, wide: torch.dtype, learn: bool
+) -> Grader:
+    labels_M = given.labels_N[given.kept_M]
+    if not isinstance(signal, WHOLE):
+        assert signal is None or isinstance(signal, Sparse | Text | Chunks)
+        return SparseGrader(signal, labels_M, given.terms, learn=learn, wide=wide)
+    if all(isinstance(term, CrossEntropy) for term in given.terms):
+        return SparseGrader(None, labels_M, given.terms, learn=learn, wide=wide)
+    return DenseGrader(signal, labels_M, given.kept_M, given.terms, rows=rows, wide=wide)
+
+
+class _Gradients:
+    """Sums of gradients over the tiles, of those that are needed.
+
+    Attributes:
+        needed: whether any is.
+    """
+
+    def __init__(
+        self, hidden_MD: torch.Tensor, head: Head, needed: list[bool], wide: torch.dtype
+    ) -> None:
+        self._in_MD, self._weight_VD, self.needed = hidden_MD, head.weight_VT, any(needed)
+        size = head.weight_VT.shape
+        device = hidden_MD.device
+        hidden, weight, bias = needed
+        self._hidden_MD = torch.empty_like(hidden_MD, dtype=wide) if hidden else None
+        self._head_VD = torch.zeros(size, dtype=wide, device=device) if weight else None
+        self._bias_V = torch.zeros(size[0], dtype=wide, device=device) if bias else None
+
+    def add(self, wide_TV: torch.Tensor, low_TV: torch.Tensor, at: slice) -> None:
+        """Add a tile's gradient by the logits, given in both dtypes."""
+        each = 1 / len(self._in_MD)
+        in_TD = self._in_MD[at]
+        if self._hidden_MD is not None:
+            self._hidden_MD[at] = torch.mm(low_TV, self._weight_VD).mul_(each)
+        if self._bias_V is not None:
+            self._bias_V.add_(wide_TV.sum(0), alpha=each)
+        if self._head_VD is None:
+            return
+        if self._head_VD.dtype == low_TV.dtype:
+            self._head_VD.addmm_(low_TV.t(), in_TD, alpha=each)
+            return
+        # A product of low precision is summed in high: slice by slice, so that it stays small.
+        step = max(1, SLICE_ELEMENTS // in_TD.shape[1])
+        for start in range(0, len(self._head_VD), step):
+            part = slice(start, start + step)
+            self._head_VD[part].add_(torch.mm(low_TV[:, part].t(), in_TD), alpha=each)
+
+    def means(self) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients by hidden states `[M, D]`, weight `[V, D]` and bias `[V]`."""
+        return self._hidden_MD, self._head_VD, self._bias_V

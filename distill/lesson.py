@@ -1,162 +1,108 @@
-"""What the teacher has to say about a run's text, asked once and kept on disk.
+"""What the teachers have to say about a run's text: one lesson each, asked once and kept on disk.
 
-Three things: its distribution at every training position (head and sampled tail), its exact hidden
-states on held-out text, and its own answers to a few held-out prompts.
+Each teacher is asked about the windows it teaches. One on disk gives its signal at every training
+position and its exact hidden states on held-out text (`hearing.py`); a served one gives what its
+server does (`served.py`), and what teachers wrote themselves is part of the text by now
+(`written.py`).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from audit.attest import digest
-from distill import capture, corpus, record
-from distill.config import RunConfig
-from distill.corpus import Passage, Windows
-from distill.errors import MismatchError
-from distill.session import Session
-from distill.store import Key, Store
-from distill.teachers.local import LocalTeacher, answer
-from student import device as devices
-from student.vocabulary import Vocabulary
+from distill.batches import Route, Rows, Source
+from distill.bill import Asked
+from distill.config import TeacherConfig
+from distill.scoring import Share
+from distill.store import Store
+from distill.tasks import Answer
+from distill.teachers.local import LocalTeacher
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Text:
-    """The text of a run: packed windows of both sides, and what is set aside for questions."""
+class Said:
+    """What one teacher says of one side of the text.
 
-    sha256: str
-    train: Windows
-    held: Windows
-    passages: list[Passage]
-    prompts: list[str]
+    Attributes:
+        voices: where its signals are had from, and which positions are there; several where it
+            says different kinds of things of different positions.
+        store: where they lie.
+    """
+
+    voices: tuple[tuple[Source, Rows], ...]
+    store: Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """What the teacher said, and who it was.
+    """What one teacher said, and who it was.
 
     Attributes:
-        head_VT: float32 output head, which turns held-out states into logits.
-        train: signals on the training windows; None for a control.
-        held: exact signals on the held-out windows.
-        answers: rows of `prompt` and `teacher`, its continuation.
+        config: as the run file names it.
+        sha256: of its weights, or of the log of what a served teacher answered.
+        model: what a served teacher calls itself; empty for one on disk.
+        path: its directory; None for a served teacher.
+        width: T, the size of its hidden states; None where it gives none.
+        train: on the training windows; None for a control, and for a teacher that only writes.
+        held: exact, on the held-out windows; None where that cannot be had.
+        vocabulary: facts on how its tokens meet the student's, for the record.
+        samples: rows of `prompt` and `teacher`, how it goes on.
+        tasks: its answers to each task, in their order; empty where it was asked none.
+        shapes: of its parameters, by name, for the bill.
+        asked: what was asked of a served teacher, for the bill.
+        live: the teacher itself, kept where it reads what the student writes.
     """
 
-    name: str
+    config: TeacherConfig
     sha256: str
-    path: Path
-    vocabulary: Vocabulary
-    head_VT: torch.Tensor
-    train: Store | None
-    held: Store
-    answers: list[dict[str, str]]
+    model: str = ""
+    path: Path | None = None
+    width: int | None = None
+    train: Said | None = None
+    held: Said | None = None
+    vocabulary: dict[str, Any] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+    tasks: list[list[Answer]] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    asked: Asked | None = None
+    live: LocalTeacher | None = None
+
+    def stores(self) -> list[tuple[str, Store]]:
+        """Return the stores of the lesson, with what they are of."""
+        sides = ("training signals", self.train), ("held-out signals", self.held)
+        return [(what, said.store) for what, said in sides if said is not None]
+
+    @property
+    def tokens(self) -> int:
+        """Positions of training it speaks of."""
+        return 0 if self.train is None else self.train.store.tokens
+
+    @property
+    def tokens_read(self) -> int:
+        """Positions it read for this run's signals; a control's were read for its student."""
+        return sum(store.tokens for _, store in self.stores()) if self.train else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time its signals took, in all processes; a control's are in its student's bill."""
+        return sum(store.seconds for _, store in self.stores()) if self.train else 0.0
 
 
-def read(config: RunConfig, tokenizer: object) -> Text:
-    """Return the text that `config` names, split and packed.
+def routes(said: Sequence[Said | None], shared: dict[int, tuple[Share, ...]]) -> list[Route]:
+    """Return the routes of one side of the text, as `Reading` takes them.
 
-    Raises:
-        InputError: a source is missing, malformed, or too short.
+    Args:
+        said: of that side, a teacher each.
+        shared: who teaches what.
     """
-    documents = corpus.load(config.text.sources)
-    train_documents, held_documents = corpus.split(documents, config.text.held_out)
-    length, wanted = config.text.sequence_length, config.evaluate
-    held = corpus.pack(held_documents, tokenizer, length)
-    few = corpus.evenly(len(held.tokens), max(1, wanted.tokens // length))
-    return Text(
-        sha256=corpus.text_digest(documents),
-        train=corpus.pack(train_documents, tokenizer, length),
-        held=held.take(few),
-        passages=corpus.passages(
-            held_documents,
-            tokenizer,
-            count=wanted.probe_prompts,
-            prompt=wanted.prompt_tokens,
-            continuation=wanted.continuation_tokens,
-        ),
-        prompts=[d.text for d in held_documents if d.id.startswith("prompts/")],
-    )
-
-
-def ask(session: Session, text: Text, teacher_path: Path) -> Lesson:
-    """Return the teacher's lesson on `text`, capturing what is not on disk yet.
-
-    Raises:
-        TeacherError: the teacher cannot be used.
-        MismatchError: the signals on disk are of another teacher, text or setting.
-        StorageError: the disk refused; finished shards are kept.
-    """
-    config, shard_tokens = session.config, session.config.signal.shard_tokens
-    teacher = LocalTeacher(
-        config.teacher.name, teacher_path, device=session.device, dtype=torch.float32
-    )
-    key = Key(
-        mode="hidden",
-        teacher_sha256=teacher.sha256,
-        text_sha256=digest([text.train.sha256(), text.held.sha256()]),
-        vocab_size=teacher.vocab_size,
-        settings={"dtype": "float32", "shard_tokens": shard_tokens},
-    )
-    held = Store(session.signals / "heldout", key)
-    capture.hidden(teacher, text.held, held, shard_tokens, session.progress)
-    answers = _answers(session, teacher, text)
-    head_VT = teacher.head_VT.clone()
-    return Lesson(
-        name=teacher.name,
-        sha256=teacher.sha256,
-        path=teacher_path,
-        vocabulary=teacher.vocabulary(),
-        head_VT=head_VT,
-        train=_train_signals(session, teacher, text, key) if config.uses_teacher else None,
-        held=held,
-        answers=answers,
-    )
-
-
-def _train_signals(session: Session, teacher: LocalTeacher, text: Text, held_key: Key) -> Store:
-    """Return the store of head and tail on the training windows, filled."""
-    signal = session.config.signal
-    if signal.head >= teacher.vocab_size:
-        raise MismatchError(
-            f"signal.head is {signal.head}, but the teacher's vocabulary has only "
-            f"{teacher.vocab_size} tokens; choose fewer."
-        )
-    dtype = devices.compute_dtype(session.device, session.config.dtype)
-    settings = {
-        "dtype": str(dtype).removeprefix("torch."),
-        "head": signal.head,
-        "tail": signal.tail,
-        "shard_tokens": signal.shard_tokens,
-    }
-    store = Store(session.signals / "train", replace(held_key, mode="head_tail", settings=settings))
-    had = store.tokens
-    teacher.cast(dtype)
-    capture.sparse(teacher, text.train, store, signal, session.progress)
-    known = f", {had:,} of them there already" if had else ""
-    per_token = store.size_bytes() / store.tokens
-    session.say(f"teacher's signal: {store.tokens:,} tokens at {per_token:.0f} bytes{known}")
-    return store
-
-
-def _answers(session: Session, teacher: LocalTeacher, text: Text) -> list[dict[str, str]]:
-    """Return how the teacher goes on: half from held-out prompts, half from held-out passages.
-
-    Prompts are put as plain text, because the student has never seen a chat template.
-    """
-    wanted = session.config.evaluate
-    asked = [{"prompt": prompt + "\n\n"} for prompt in text.prompts[: wanted.samples // 2]]
-    few = corpus.evenly(len(text.passages), wanted.samples - len(asked))
-    asked += [{"prompt": text.passages[i].prompt} for i in few]
-    path = session.signals / "answers.json"
-    key = digest([teacher.sha256, asked, wanted.sample_tokens])
-    kept = record.read_json(path)
-    if kept.get("key") != key:
-        session.say(f"asking the teacher {len(asked)} held-out prompts")
-        for seed, row in enumerate(asked):
-            row["teacher"] = answer(
-                teacher.model, teacher.tokenizer, row["prompt"], wanted.sample_tokens, seed=seed
-            )
-        kept = {"key": key, "answers": asked}
-        record.write_json(path, kept)
-    return list(kept["answers"])
+    found = []
+    # Mixtures first: a window of two teachers is one of each of them, too.
+    for who in sorted(set(shared.values()), key=lambda shares: -len(shares)):
+        heard = [(share.weight, said[share.teacher]) for share in who]
+        there = [(weight, one) for weight, one in heard if one is not None]
+        if len(there) == 1 == len(heard):
+            found += [Route(voices=((1.0, *voice),)) for voice in there[0][1].voices]
+        elif there and len(there) == len(heard):
+            found.append(Route(voices=tuple((w, *one.voices[0]) for w, one in there)))
+    return found

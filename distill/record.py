@@ -1,11 +1,12 @@
-"""The record of a run: a manifest that pins what went in and what came out, and the model card.
+"""The record of a run: a manifest that pins what went in, who taught, and what came out.
 
-`manifest.json` (schema `spiritsafe.run/1`) is written last; a directory that has one is finished.
+`manifest.json` (schema `spiritsafe.run/2`) is written last; a directory that has one is finished.
 """
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ import audit
 import distill
 import student
 from audit.attest import digest, file_digest, tree_digest
-from distill.config import RunConfig
+from distill import objective
+from distill.config import RunConfig, TeacherConfig
 from distill.errors import StorageError
 from distill.store import write_atomically
 from student import device as devices
+from student.released_fields import MLA, V4
 
-SCHEMA = "spiritsafe.run/1"
+SCHEMA = "spiritsafe.run/2"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "spiritsafe")
 
 
@@ -72,6 +75,31 @@ def code_digest() -> str:
     return digest(files)
 
 
+def teacher(stated: TeacherConfig, *, sha256: str, tokens: int, model: str = "") -> dict[str, Any]:
+    """Return the manifest's row of a teacher.
+
+    Args:
+        stated: what the config says of it; its terms and obligations are copied.
+        sha256: of its weights, or of the log of what it answered.
+        tokens: positions of training it spoke of; 0 for a teacher that only measures.
+        model: what a served teacher calls itself.
+    """
+    terms = None if stated.terms is None else asdict(stated.terms)
+    return {
+        "name": stated.name,
+        "kind": "weights on disk" if stated.endpoint is None else f"served, {stated.says}",
+        "model": model,
+        "sha256": sha256,
+        "licence": stated.licence,
+        "owned": stated.owned,
+        "terms": terms,
+        "obligations": list(terms["obligations"]) if terms else [],
+        "weight": stated.weight,
+        "tags": list(stated.tags),
+        "tokens": tokens,
+    }
+
+
 def manifest(
     *,
     config: RunConfig,
@@ -79,24 +107,43 @@ def manifest(
     device: torch.device,
     inputs: list[dict[str, str]],
     outputs: list[dict[str, str]],
-    teacher: dict[str, str],
-    sizes: dict[str, int | float],
+    teachers: Sequence[Mapping[str, Any]],
+    tokens: int,
+    sizes: Mapping[str, int | float],
+    vocabularies: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the manifest of a finished run."""
+    """Return the manifest of a finished run.
+
+    Args:
+        config: the resolved config; its terms of the loss are listed with their names.
+        config_text: the same, as written.
+        device: where the run was computed.
+        inputs: lines of `material`.
+        outputs: lines of `outputs`.
+        teachers: rows of `teacher`.
+        tokens: positions the student was trained on.
+        sizes: of the student.
+        vocabularies: for each teacher on disk, `teacher` and how its tokens meet the student's.
+    """
     found = versions()
+    named = zip(objective.names(config.loss), config.loss, strict=True)
+    layout = V4 if config.student.family == "v4" else MLA
     return {
         "schema": SCHEMA,
         "tool": f"spiritsafe {found.get('spiritsafe', 'unknown')}",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "run": {
-            "role": "student" if config.uses_teacher else "control",
+            "role": "student" if config.is_taught else "control",
             "seed": config.seed,
             "steps": config.train.steps,
-            "tokens": config.train.steps * config.train.batch_size * config.text.sequence_length,
+            "tokens": tokens,
             "dtype": str(devices.compute_dtype(device, config.dtype)).removeprefix("torch."),
             **sizes,
         },
-        "teacher": teacher,
+        "student": {"family": config.student.family, "model_type": layout.model_type},
+        "losses": [{"name": name, **asdict(term)} for name, term in named],
+        "teachers": list(teachers),
+        "vocabularies": list(vocabularies),
         "inputs": inputs,
         "outputs": outputs,
         "device": devices.describe(device),
@@ -140,42 +187,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically, indented for a reader."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def model_card(config: RunConfig, evaluation: dict[str, Any], record: dict[str, Any]) -> str:
-    """Return the model card of the run, README.md of its directory."""
-    before, after = evaluation["before"], evaluation["after"]
-    taught = config.uses_teacher
-    how = (
-        f"distilled from {config.teacher.name} (licence as stated: {config.teacher.licence}) by "
-        f"forward KL (weight {config.loss.forward_kl}) and cross-entropy "
-        f"(weight {config.loss.cross_entropy})"
-        if taught
-        else "trained on the text alone, without a teacher: a control"
-    )
-    header = ["library_name: transformers", "pipeline_tag: text-generation", "tags: "]
-    header[-1] += "[distillation, mla, mixture-of-experts]" if taught else "[control, mla]"
-    if taught:
-        header.append(f"distilled_from: {json.dumps(config.teacher.name)}")
-    lines = [
-        "---",
-        *header,
-        "---",
-        f"# {record['run']['role']}, seed {config.seed}",
-        "",
-        f"A `deepseek_v3` language model with {record['run']['parameters']:,} parameters "
-        f"({record['run']['active_parameters']:,} active a token), {how}, on "
-        f"{record['run']['tokens']:,} tokens of {', '.join(config.text.sources)}.",
-        "",
-        "| held-out text | before | after |",
-        "|---|---|---|",
-        f"| KL to the teacher, nats a token | {before['kl']:.3f} | {after['kl']:.3f} |",
-        f"| top-1 agreement with the teacher | {before['top1_agreement']:.1%} "
-        f"| {after['top1_agreement']:.1%} |",
-        f"| bits per byte | {before['bits_per_byte']:.3f} | {after['bits_per_byte']:.3f} |",
-        "",
-        "A model of this size and training writes fragments, not facts.",
-        f"What went in and came out is pinned in `manifest.json`, made by {record['tool']}.",
-        "",
-    ]
-    return "\n".join(lines)

@@ -1,37 +1,33 @@
-"""A run, in order: config, text, teacher's lesson, training, evaluation, record. Read this first.
+"""A run, in order: preparation, training, evaluation, papers. Read this first.
 
 Every stage leaves a file and looks for it first, so the same command after an interruption goes on
 where it stopped, and after a finished run changes nothing.
 """
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audit import strict_yaml
-from audit.attest import file_digest
-from distill import lesson, record, store
+from distill import cost, evaluate, objective, papers, record
+from distill.capture import Worker
 from distill.checkpoint import Checkpoints
 from distill.config import RunConfig, load
-from distill.corpus import Passage
+from distill.course import course
 from distill.errors import InputError, MismatchError
-from distill.evaluate import measure, write_on
-from distill.lesson import Lesson, Text
-from distill.page import render_run
-from distill.resources import shipped
+from distill.evaluate import Measured
+from distill.examination import Examination, history
+from distill.papers import START
+from distill.prepare import Ready, prepare
 from distill.session import Notes, Progress, Say, Session, claim, hold
-from distill.teachers import embedded
+from distill.store import Store
 from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
 from student.model import Student
-from student.sizes import count_parameters, kv_cache_bytes_per_token
-
-START = "checkpoints/step-000000"
-OUTPUTS = ("config.yaml", "metrics.jsonl", "eval.json", "heldout.jsonl", "student", START)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +56,6 @@ def run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcom
 
 
 def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outcome:
-    resolved = strict_yaml.dump(config)
     done = claim(out, config)
     if done is not None:
         say(f"{out} is finished already; nothing to do")
@@ -68,20 +63,42 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
         return Outcome(out=out, evaluation=evaluation, manifest=done, reused=True)
     device = devices.pick(config.device)
     session = Session(config=config, out=out, device=device, say=say, progress=progress)
-    teacher = _teacher_path(config, say)
-    tokenizer = weights.load_tokenizer(teacher)
-    text = lesson.read(config, tokenizer)
-    # Only now that the inputs are known to be good does the directory belong to this config.
-    record.write_text(out / "config.yaml", resolved)
-    _write_passages(out / "heldout.jsonl", text.passages)
-    taught = lesson.ask(session, text, teacher)
+    ready = prepare(session)
     notes = Notes(out / "eval.json")
-    trainer = _start(session, text, taught, tokenizer, notes)
-    _train(session, trainer)
-    weights.save(trainer.model, tokenizer, out / "student")
-    _evaluate(session, trainer.model, text, taught, tokenizer, notes)
-    manifest = _record(session, resolved, text, taught, notes)
+    model = Student.build(config.student, ready.vocabulary, seed=config.seed, device=device)
+    exam = Examination(session, ready.text, ready.lessons, ready.tokenizer, ready.tasks)
+    _begin(session, model, ready.tokenizer, exam, notes)
+    _train(session, _trainer(session, model, ready), exam)
+    weights.save(model, ready.tokenizer, out / "student")
+    _evaluate(session, model, ready, exam, notes)
+    manifest = papers.write(session, ready, _metrics(session), notes.values)
+    _checkpoints(session).clear()
     return Outcome(out=out, evaluation=notes.values, manifest=manifest, reused=False)
+
+
+def capture(config: RunConfig, *, say: Say, progress: Progress) -> list[Store]:
+    """Ask the teachers of `config` for their signals and keep them in `signal.path`, no more.
+
+    Several processes may share the work: see `distill.capture.Worker`. A run with the same
+    `signal.path` finds everything there.
+
+    Returns:
+        The stores; one that other processes are still filling is not whole yet.
+
+    Raises:
+        MismatchError: `signal.path` is not set, or holds something else; RANK and WORLD_SIZE name
+            no worker.
+        DistillError: and its kin; what was finished is kept.
+    """
+    if config.signal.path is None:
+        raise MismatchError("signal.path is not set; say where the signals are to be kept.")
+    place = Path(config.signal.path)
+    device = devices.pick(config.device)
+    worker = Worker.from_environment(os.environ)
+    session = Session(
+        config=config, out=place, device=device, say=say, progress=progress, worker=worker
+    )
+    return [store for one in prepare(session).lessons for _, store in one.stores()]
 
 
 def control_of(student_run: Path, *, seed: int) -> RunConfig:
@@ -92,74 +109,72 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
 
     Raises:
         InputError: `student_run` is no run directory.
-        MismatchError: it is a control itself, or the seed is the student's.
+        MismatchError: it is a control itself, its teachers wrote part of its text, or the seed is
+            the student's.
     """
     path = student_run / "config.yaml"
     if not path.is_file():
         raise InputError(f"{student_run} is not a run directory: it has no config.yaml.")
     config = load(path)
-    if not config.uses_teacher:
+    if not config.is_taught:
         raise MismatchError(f"{student_run} is itself a control; name the student's run.")
+    if any(teacher.answers for teacher in config.teachers):
+        raise MismatchError(
+            f"{student_run} learnt from text that a teacher wrote, so no run on its text is "
+            "without a teacher; train a control on other text of the same kind."
+        )
     if seed == config.seed:
         raise MismatchError(f"seed {seed} is the student's own; a control needs another.")
-    whole = config.loss.forward_kl + config.loss.cross_entropy
     signals = config.signal.path or str(student_run / "signals")
     return replace(
         config,
         seed=seed,
-        loss=replace(config.loss, forward_kl=0.0, cross_entropy=whole),
+        loss=objective.without_teacher(config.loss),
         signal=replace(config.signal, path=signals),
+        rollout=replace(config.rollout, fraction=0.0),
     )
 
 
-def _teacher_path(config: RunConfig, say: Say) -> Path:
-    if config.teacher.path == "embedded":
-        return embedded.ensure(say)
-    path = Path(config.teacher.path)
-    if not (path / "config.json").is_file():
-        raise InputError(
-            f"teacher.path: {path} holds no model (no config.json); name the directory of a "
-            "transformers causal language model, or embedded."
-        )
-    return path
-
-
-def _write_passages(path: Path, passages: list[Passage]) -> None:
-    """Keep the held-out prompts with their true continuations, in the form audit reads."""
-    rows = [json.dumps(asdict(passage), ensure_ascii=False) for passage in passages]
-    record.write_text(path, "".join(row + "\n" for row in rows))
-
-
-def _start(session: Session, text: Text, taught: Lesson, tokenizer: Any, notes: Notes) -> Trainer:
-    """Return a trainer of the new student, which is kept and measured before its first step."""
-    config = session.config
-    model = Student.build(
-        config.student, taught.vocabulary, seed=config.seed, device=session.device
-    )
+def _begin(
+    session: Session, model: Student, tokenizer: Any, exam: Examination, notes: Notes
+) -> None:
+    """Keep and measure the new student before its first step."""
     if not (session.out / START).is_dir():
         weights.save(model, tokenizer, session.out / START)
     if "before" not in notes.values:
         began = time.perf_counter()
-        held = store.read_hidden(taught.held)
-        before, teacher = measure(model, text.held, held, taught.head_VT)
-        speed = taught.held.tokens / taught.held.seconds
-        session.say(f"before: {_in_words(before.kl, before.top1_agreement)}")
+        before = exam.measure(model)
+        session.say(f"before: {_in_words(before.measured)}")
         notes.add(
-            before=asdict(before),
-            teacher={"name": taught.name, "tokens_per_second": speed, **asdict(teacher)},
+            before=asdict(before.measured),
+            teacher=exam.teacher(before),
             evaluation_seconds=time.perf_counter() - began,
         )
-    signal = None if taught.train is None else store.read_sparse(taught.train)
-    return Trainer(model, config, text.train, signal)
 
 
-def _in_words(kl: float, agreement: float) -> str:
-    return f"KL to the teacher {kl:.3f} nats a token, top-1 agreement {agreement:.1%}"
+def _trainer(session: Session, model: Student, ready: Ready) -> Trainer:
+    config = session.config
+    matched = any(isinstance(term, objective.HiddenMatch) for term in config.loss)
+    return Trainer(
+        model,
+        config,
+        course(session, ready.text, ready.lessons, model, ready.tokenizer),
+        teacher_width=ready.lessons[0].width if matched else None,
+    )
 
 
-def _train(session: Session, trainer: Trainer) -> None:
+def _in_words(measured: Measured) -> str:
+    if measured.kl is None:
+        return f"{measured.bits_per_byte:.3f} bits a byte"
+    return (
+        f"KL to the teacher {measured.kl:.3f} nats a token, "
+        f"top-1 agreement {measured.top1_agreement:.1%}"
+    )
+
+
+def _train(session: Session, trainer: Trainer, exam: Examination) -> None:
     """Take the steps that are missing, from the last checkpoint on."""
-    steps = session.config.train.steps
+    steps, every = session.config.train.steps, session.config.evaluate.every_steps
     checkpoints = _checkpoints(session)
     saved = checkpoints.load()
     if saved is not None:
@@ -171,6 +186,8 @@ def _train(session: Session, trainer: Trainer) -> None:
     with metrics.open("a", encoding="utf-8") as stream:
 
         def note(row: Row) -> None:
+            if every and row["step"] % every == 0:
+                row = row | {"held_out": exam.glance(trainer.model)}
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             session.progress("training", row["step"], steps, _step_in_words(row))
@@ -189,8 +206,10 @@ def _checkpoints(session: Session) -> Checkpoints:
 
 
 def _step_in_words(row: Row) -> str:
-    kl = "" if row["kl"] is None else f", KL {row['kl']:.3f}"
-    return f"steps; loss {row['loss']:.3f}{kl}, {row['tokens_per_second']:,.0f} tokens/s"
+    divergence = next((n for n in row["terms"] if n not in ("balance", "indexer", "mtp")), None)
+    said = "" if divergence is None else f", {divergence} {row['terms'][divergence]:.3f}"
+    tokens, speed = f"{row['tokens']:,} tokens", f"{row['tokens_per_second']:,.0f} tokens/s"
+    return f"steps; {tokens}, loss {row['loss']:.3f}{said}, {speed}"
 
 
 def _forget_after(metrics: Path, step: int) -> None:
@@ -206,72 +225,32 @@ def _metrics(session: Session) -> list[Row]:
 
 
 def _evaluate(
-    session: Session, model: Student, text: Text, taught: Lesson, tokenizer: Any, notes: Notes
+    session: Session, model: Student, ready: Ready, exam: Examination, notes: Notes
 ) -> None:
-    """Measure the finished student, let it answer, and split the time."""
+    """Measure the finished student, let it answer, and make out the bill."""
     began = time.perf_counter()
-    after, _ = measure(model, text.held, store.read_hidden(taught.held), taught.head_VT)
-    session.say(f"after:  {_in_words(after.kl, after.top1_agreement)}")
+    after = exam.measure(model)
+    session.say(f"after:  {_in_words(after.measured)}")
     limit = session.config.evaluate.sample_tokens
+    asked = next((one.samples for one in ready.lessons if one.samples), [])
     samples = []
-    for seed, row in enumerate(taught.answers):
-        continued = write_on(model, tokenizer, row["prompt"], limit, seed=seed)
+    for seed, row in enumerate(asked):
+        continued = evaluate.write_on(model, ready.tokenizer, row["prompt"], limit, seed=seed)
         samples.append({"id": f"sample-{seed + 1}", **row, "student": continued})
-    # A control's held-out signals were captured by the student's run, and are in its bill.
-    captured = taught.held.seconds + taught.train.seconds if taught.train else 0.0
+    comparison = [*exam.behind(after), *exam.tasks(model)]
+    metrics = _metrics(session)
+    training = sum(row["seconds"] for row in metrics)
+    seconds = {
+        "capture": sum(one.seconds for one in ready.lessons),
+        "training": training,
+        "evaluation": notes.values["evaluation_seconds"] + time.perf_counter() - began,
+    }
     notes.add(
-        after=asdict(after),
+        after=asdict(after.measured),
         samples=samples,
-        seconds={
-            "capture": captured,
-            "training": sum(row["seconds"] for row in _metrics(session)),
-            "evaluation": notes.values["evaluation_seconds"] + time.perf_counter() - began,
-        },
+        comparison=comparison,
+        held_out=history(session.out.name, notes.values["before"], metrics, session.config),
+        seconds=seconds,
+        bill=cost.of_run(session.config, model.vocabulary, ready.lessons, metrics, seconds),
         peak_memory_bytes=devices.peak_memory_bytes(),
     )
-
-
-def _record(
-    session: Session, resolved: str, text: Text, taught: Lesson, notes: Notes
-) -> dict[str, Any]:
-    """Write the page, the card and, last, the manifest; then drop the training state."""
-    config, out = session.config, session.out
-    counted = count_parameters(config.student, taught.vocabulary.size)
-    manifest = record.manifest(
-        config=config,
-        config_text=resolved,
-        device=session.device,
-        inputs=_inputs(config, text, taught),
-        outputs=record.outputs(out, OUTPUTS),
-        teacher={"name": taught.name, "sha256": taught.sha256},
-        sizes={
-            "parameters": counted.total,
-            "active_parameters": counted.active,
-            "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config.student),
-        },
-    )
-    title = "Distillation run" if config.uses_teacher else "Control run"
-    page = render_run(_metrics(session), notes.values, manifest, resolved, title)
-    record.write_text(out / "run.html", page)
-    record.write_text(out / "README.md", record.model_card(config, notes.values, manifest))
-    record.write_json(out / "manifest.json", manifest)
-    _checkpoints(session).clear()
-    return manifest
-
-
-def _inputs(config: RunConfig, text: Text, taught: Lesson) -> list[dict[str, str]]:
-    """Return a line for everything that went in, pinned by digest."""
-    line = record.material
-    licence = f"licence as stated: {config.teacher.licence}"
-    rows = [
-        line(taught.name, "teacher weights", taught.sha256, licence),
-        line("tokenizer.json", "tokenizer", file_digest(taught.path / "tokenizer.json")),
-        line(", ".join(config.text.sources), "text", text.sha256),
-        line("held-out signals", "teacher signals", taught.held.sha256()),
-    ]
-    if "prompts" in config.text.sources:
-        sha256 = file_digest(shipped("seeds/prompts.jsonl"))
-        rows.append(line("seeds/prompts.jsonl", "prompts", sha256))
-    if taught.train is not None:
-        rows.append(line("training signals", "teacher signals", taught.train.sha256()))
-    return rows

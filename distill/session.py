@@ -5,15 +5,17 @@ call that finds its own run finished changes nothing.
 """
 
 import fcntl
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill import record
+from distill.capture import Worker
 from distill.config import RunConfig, load
 from distill.errors import MismatchError, StorageError
 
@@ -31,6 +33,7 @@ class Session:
         device: where teacher and student run.
         say: told one sentence at a time.
         progress: told `(stage, done, total, note)`.
+        worker: which of several processes that capture together; a run is alone.
     """
 
     config: RunConfig
@@ -38,11 +41,17 @@ class Session:
     device: torch.device
     say: Say
     progress: Progress
+    worker: Worker = field(default_factory=Worker)
 
     @property
     def signals(self) -> Path:
         """Where the teacher's signals are: the run's own place, or one shared between runs."""
         return Path(self.config.signal.path) if self.config.signal.path else self.out / "signals"
+
+    def place(self, teacher: str) -> Path:
+        """Return where the signals of the teacher of this name are."""
+        slug = re.sub(r"[^a-z0-9]+", "-", teacher.lower()).strip("-")[:80]
+        return self.signals / (slug or "teacher")
 
 
 class Notes:

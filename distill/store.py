@@ -1,130 +1,245 @@
-"""Teacher signals on disk: safetensors shards and an index that pins them by digest.
+"""Teacher signals on disk: safetensors shards, and a manifest that chains their digests.
 
-A store is a directory with `index.json` and `shard-00000.safetensors` and so on. The index names
-the mode (`head_tail` or `hidden`), a key (what teacher said it of what text, in which settings)
-and each finished shard's digest. A shard appears whole or not at all, so a killed capture goes on
-with the next shard; a store whose key differs is refused, never mixed.
+A store is a directory with `manifest.json` (`chain.py`) and `shard-00000.safetensors` and so on
+(`shard.py`). A shard appears whole or not at all. Beside it first lies its entry,
+`shard-00012.json`, until all before it are there too and it is sealed into the manifest: workers
+that make different shards need no other agreement, and a killed one leaves at most a shard to make
+again. A store of another key is refused, never mixed.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from audit.attest import digest, file_digest
-from distill.errors import MismatchError, StorageError
-from distill.signals import Hidden, Sparse
+from distill import shard
+from distill.chain import (
+    MANIFEST,
+    Entry,
+    read_entry,
+    read_manifest,
+    refuse_other_key,
+    shard_name,
+)
+from distill.errors import DistillError, MismatchError, StorageError
+from distill.shard import Key, Sequences, Tensors
+from distill.signals import Head, Signal
 
-SCHEMA = "spiritsafe.signals/1"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Key:
-    """What a store is a record of; two stores with equal keys hold the same signals."""
-
-    mode: Literal["head_tail", "hidden"]
-    teacher_sha256: str
-    text_sha256: str
-    vocab_size: int
-    settings: dict[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the key as it stands in `index.json`."""
-        return {
-            "mode": self.mode,
-            "teacher_sha256": self.teacher_sha256,
-            "text_sha256": self.text_sha256,
-            "vocab_size": self.vocab_size,
-            "settings": self.settings,
-        }
+SCHEMA = "spiritsafe.store/1"
+LOCK = ".lock"
 
 
 class Store:
-    """One directory of signals, appended to shard by shard."""
+    """One directory of signals, appended to shard by shard.
+
+    Attributes:
+        path: the directory.
+        key: what it is a record of.
+        shards: the entries in the manifest as it was last read or written here.
+    """
 
     def __init__(self, path: Path, key: Key) -> None:
-        """Open or begin the store in `path`.
+        """Open or begin the store in `path`; nothing is written yet.
 
         Raises:
-            MismatchError: it holds signals of another teacher, text or setting.
-            StorageError: its index cannot be read.
+            MismatchError: it holds signals of another teacher, mode or setting.
+            StorageError: its manifest cannot be read.
         """
         self.path = path
         self.key = key
-        self.index_path = path / "index.json"
-        if self.index_path.is_file():
-            self.shards = self._read_index()
-        else:
-            self.shards = []
+        self.shards = self._read_manifest()
+        self._begun = False
 
-    def _read_index(self) -> list[dict[str, Any]]:
-        try:
-            index = json.loads(self.index_path.read_text(encoding="utf-8"))
-            found, shards = index["key"], index["shards"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(
-                f"{self.index_path} cannot be read; delete {self.path} to capture again."
-            ) from error
-        _refuse_other_key(found, self.key.as_dict(), self.path)
-        return list(shards)
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open the store in `path`, whatever it is of.
 
-    def append(self, tensors: dict[str, torch.Tensor], seconds: float) -> None:
-        """Add one shard, which took `seconds` to make; it is on disk, whole, when this returns.
+        Raises:
+            StorageError: there is none, or its manifest cannot be read.
+        """
+        return cls(path, read_manifest(path)[0])
+
+    def _read_manifest(self) -> list[Entry]:
+        if not (self.path / MANIFEST).is_file():
+            return []
+        key, shards = read_manifest(self.path)
+        refuse_other_key(key.as_dict(), self.key.as_dict(), self.path)
+        return shards
+
+    def append(self, text: Sequences, signal: Signal, seconds: float) -> None:
+        """Add one shard at the end; it is on disk, whole and sealed, when this returns.
 
         Raises:
             StorageError: the disk refused; the shards before it stand.
         """
-        name = f"shard-{len(self.shards):05d}.safetensors"
+        self.put(len(self.shards), text, signal, seconds)
+        self.seal()
+
+    def put(self, number: int, text: Sequences, signal: Signal, seconds: float) -> None:
+        """Write shard `number` and its entry, to be sealed once all before it are there.
+
+        A sealed shard whose file is gone can be put again if it comes out the same.
+
+        Raises:
+            MismatchError: a sealed shard came out otherwise than it was.
+            StorageError: the disk refused.
+            ValueError: the signal is not of the key's mode and vocabulary, or not of this text.
+        """
+        tensors = shard.encode(self.key, text, signal)
+        path = self.path / shard_name(number)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / name, lambda p: _save(tensors, p))
-            tokens = next(iter(tensors.values())).shape[0]
-            sha256 = file_digest(self.path / name)
-            shard = {"file": name, "tokens": tokens, "sha256": sha256, "seconds": seconds}
-            shards = [*self.shards, shard]
-            index = {"schema": SCHEMA, "key": self.key.as_dict(), "shards": shards}
-            text = json.dumps(index, indent=1)
-            write_atomically(self.index_path, lambda p: p.write_text(text, encoding="utf-8"))
-        except Exception as error:
+            self._begin()
+            path.with_suffix(".json").unlink(missing_ok=True)  # it would speak of another file
+            write_atomically(path, lambda p: self._write(p, tensors, number))
+            sync(self.path)
+            entry = Entry(
+                file=path.name,
+                tokens=len(text.counted_N),
+                sha256=file_digest(path),
+                text_sha256=text.sha256(),
+                seconds=seconds,
+            )
+            if number >= len(self.shards):
+                _write_json(path.with_suffix(".json"), asdict(entry))
+        except DistillError:
+            raise
+        except Exception as error:  # safetensors has its own kind for a full disk
             raise _disk_error(self.path, error) from error
-        self.shards = shards
+
+    def _begin(self) -> None:
+        """See to it that the manifest with our key is there before any signal."""
+        if not self._begun:
+            with self._locked():
+                self.shards = self._read_manifest()
+                if not (self.path / MANIFEST).is_file():
+                    self._write_manifest([])
+            self._begun = True
+
+    def _write(self, path: Path, tensors: Tensors, number: int) -> None:
+        """Write a shard that others may read: the library makes files private to their owner."""
+        save_file(tensors, path)
+        path.chmod(0o644)
+        if number < len(self.shards) and file_digest(path) != self.shards[number].sha256:
+            raise MismatchError(
+                f"{self.path / shard_name(number)} cannot be made again as it was: the device or a "
+                f"library gives other numbers; restore the file, or delete {self.path} to capture "
+                "again."
+            )
+        sync(path)
+
+    def entry(self, number: int) -> Entry | None:
+        """Return the entry of a shard that need not be made: sealed or not, its file is there."""
+        if not (self.path / shard_name(number)).is_file():
+            return None
+        if number < len(self.shards):
+            return self.shards[number]
+        return read_entry((self.path / shard_name(number)).with_suffix(".json"))
+
+    def seal(self) -> None:
+        """Take into the manifest all finished shards that follow one another without a gap.
+
+        Any process may do it at any time.
+
+        Raises:
+            MismatchError: another process began a store of another key here.
+            StorageError: the disk refused.
+        """
+        try:
+            with self._locked():
+                self.shards = self._read_manifest()
+                new: list[Entry] = []
+                while (entry := self.entry(len(self.shards) + len(new))) is not None:
+                    new.append(entry.chained(new[-1].chain if new else self.sha256()))
+                if new or not (self.path / MANIFEST).is_file():
+                    self._write_manifest([*self.shards, *new])
+                self.shards += new
+                self._remove_sealed_entries()
+        except OSError as error:
+            raise _disk_error(self.path, error) from error
+
+    def _write_manifest(self, shards: Sequence[Entry]) -> None:
+        rows = [asdict(entry) for entry in shards]
+        value = {"schema": SCHEMA, "key": self.key.as_dict(), "shards": rows}
+        _write_json(self.path / MANIFEST, value)
+
+    def _remove_sealed_entries(self) -> None:
+        for path in self.path.glob("shard-*.json"):
+            number = path.stem.removeprefix("shard-")
+            if number.isdecimal() and int(number) < len(self.shards):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Wait until no other process writes the manifest; a killed one lets go by itself."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @property
     def tokens(self) -> int:
-        """How many positions the finished shards hold."""
-        return sum(int(shard["tokens"]) for shard in self.shards)
+        """How many positions the sealed shards hold."""
+        return sum(entry.tokens for entry in self.shards)
 
     @property
     def seconds(self) -> float:
-        """How long the finished shards took to make, in all processes that made them."""
-        return sum(float(shard["seconds"]) for shard in self.shards)
+        """How long the sealed shards took to make, in all processes that made them."""
+        return sum(entry.seconds for entry in self.shards)
 
     def size_bytes(self) -> int:
-        """Return the size of the finished shards on disk."""
-        return sum((self.path / shard["file"]).stat().st_size for shard in self.shards)
+        """Return the size of the sealed shards on disk."""
+        return sum((self.path / entry.file).stat().st_size for entry in self.shards)
 
     def sha256(self) -> str:
-        """Return one digest of key and shards."""
-        return digest([self.key.as_dict(), *(shard["sha256"] for shard in self.shards)])
+        """Return the end of the chain, one digest of key and sealed shards."""
+        return self.shards[-1].chain if self.shards else digest(self.key.as_dict())
 
-    def read(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the tensors of each shard after checking its digest.
+    def load(self, number: int, *, check: bool = True) -> Tensors:
+        """Return the tensors of a sealed shard, mapped, its digest checked if asked.
+
+        Raises:
+            StorageError: the shard is missing or was changed.
+        """
+        path = self.path / shard_name(number)
+        if not path.is_file() or (check and file_digest(path) != self.shards[number].sha256):
+            raise StorageError(
+                f"{path} is missing or was changed; delete that file and capture again to make "
+                "it anew, or restore it."
+            )
+        return shard.load(path)
+
+    def read(self, head: Head | None = None) -> Iterator[tuple[Sequences, Signal]]:
+        """Yield text and signal of each shard after checking its digest.
+
+        Args:
+            head: the teacher's, for mode `hidden`.
 
         Raises:
             StorageError: a shard is missing or was changed.
         """
-        for shard in self.shards:
-            path = self.path / shard["file"]
-            if not path.is_file() or file_digest(path) != shard["sha256"]:
-                raise StorageError(
-                    f"{path} is missing or was changed; delete {self.path} to capture again."
-                )
-            yield load_file(path)
+        for number, entry in enumerate(self.shards):
+            tensors = self.load(number)
+            row_N = torch.arange(entry.tokens)
+            yield (
+                shard.decode_text(self.key, tensors),
+                shard.decode(self.key, tensors, row_N, head),
+            )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    def write(partial: Path) -> None:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        sync(partial)
+
+    write_atomically(path, write)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -138,66 +253,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a shard that others may read: the library makes files private to their owner."""
-    save_file(tensors, path)
-    path.chmod(0o644)
-
-
-def pack_sparse(signal: Sparse, vocab_size: int) -> dict[str, torch.Tensor]:
-    """Return the tensors of a `head_tail` shard: 16-bit ids where the vocabulary allows them."""
-    ids = torch.uint16 if vocab_size <= 2**16 else torch.int32
-    return {
-        "head_ids": signal.head_ids_NH.cpu().to(ids),
-        "head_p": signal.head_p_NH.cpu().half(),
-        "tail_ids": signal.tail_ids_NR.cpu().to(ids),
-        "tail_mass": signal.tail_mass_N.cpu(),
-        "entropy": signal.entropy_N.cpu(),
-    }
-
-
-def read_sparse(store: Store) -> Sparse:
-    """Return all signals of a `head_tail` store, on the CPU, packed as they are on disk."""
-    parts = list(store.read())
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return Sparse(
-        joined["head_ids"],
-        joined["head_p"],
-        joined["tail_ids"],
-        joined["tail_mass"],
-        joined["entropy"],
-    )
-
-
-def rows(signal: Sparse, index_N: torch.Tensor, device: torch.device) -> Sparse:
-    """Return the signals at `index_N`, unpacked to int64 and float32 on `device`."""
-    return Sparse(
-        signal.head_ids_NH[index_N].long().to(device),
-        signal.head_p_NH[index_N].float().to(device),
-        signal.tail_ids_NR[index_N].long().to(device),
-        signal.tail_mass_N[index_N].to(device),
-        signal.entropy_N[index_N].to(device),
-    )
-
-
-def read_hidden(store: Store) -> Hidden:
-    """Return all states of a `hidden` store."""
-    return Hidden(torch.cat([part["states"] for part in store.read()]))
-
-
-def _refuse_other_key(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    if found == wanted:
-        return
-    if found.get("vocab_size") != wanted["vocab_size"]:
-        raise MismatchError(
-            f"{path} holds signals over {found.get('vocab_size')} tokens, but this run's "
-            f"vocabulary has {wanted['vocab_size']}; set signal.path to another directory."
-        )
-    differs = ", ".join(name for name in wanted if found.get(name) != wanted[name])
-    raise MismatchError(
-        f"{path} holds signals of a different {differs}; set signal.path to another directory, "
-        "or delete this one to capture again."
-    )
+def sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _disk_error(path: Path, error: Exception) -> StorageError:

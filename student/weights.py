@@ -118,7 +118,8 @@ def load_tokenizer(path: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    require(path)
+    if not (path / "tokenizer.json").is_file():
+        require(path)
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers raises whatever its readers raise

@@ -41,10 +41,17 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """One line of a chart; a value that is None or not finite leaves a gap."""
+    """One line of a chart.
+
+    Attributes:
+        name: for the key.
+        values: one for each x; None or not finite where there is none.
+        joined: whether the line passes over a value that is not there; else it leaves a gap.
+    """
 
     name: str
     values: Sequence[float | None]
+    joined: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +83,7 @@ def line_chart(
     """
     if any(len(one.values) != len(x) for one in series):
         raise ValueError("every series needs one value for each x")
-    drawn = [_points(x, one.values, log_y) for one in series]
+    drawn = [_points(x, one, log_y) for one in series]
     values = [y for points in drawn for _, y in points if y is not None]
     top, legend = _legend([one.name for one in series])
     across = Scale(*_ends(x), LEFT, RIGHT)
@@ -109,13 +116,12 @@ def _ends(x: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _points(
-    x: Sequence[float], values: Sequence[float | None], log_y: bool
-) -> list[tuple[float, float | None]]:
+def _points(x: Sequence[float], one: Series, log_y: bool) -> list[tuple[float, float | None]]:
     clean = [
         (at_x, y if y is not None and math.isfinite(y) and (y > 0 or not log_y) else None)
-        for at_x, y in zip(x, values, strict=True)
+        for at_x, y in zip(x, one.values, strict=True)
     ]
+    clean = [point for point in clean if point[1] is not None or not one.joined]
     size = math.ceil(2 * len(clean) / MOST_POINTS)
     if size <= 2:
         return clean

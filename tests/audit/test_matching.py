@@ -2,14 +2,16 @@
 
 import copy
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 
 from audit.attest import digest
 from audit.matching import matched
+from distill import objective
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -17,7 +19,11 @@ CONFIG: dict[str, Any] = {
     "train": {"steps": 6, "batch_size": 4},
     "text": {"sources": ["t.jsonl"]},
     "optimizer": {"learning_rate": 0.01},
-    "loss": {"forward_kl": 0.9, "cross_entropy": 0.1},
+    "loss": [
+        {"kind": "forward_kl", "weight": 0.9},
+        {"kind": "cross_entropy", "weight": 0.1},
+        {"kind": "balance", "weight": 1e-4},
+    ],
 }
 MANIFEST = {
     "inputs": [
@@ -37,9 +43,15 @@ def written(path: Path, config: Any, manifest: Any = MANIFEST) -> Path:
     return path
 
 
+def untaught(**taught: float) -> list[dict[str, Any]]:
+    """Return a control's loss, and with it these terms of a teacher."""
+    own = {"cross_entropy": 1.0, "balance": 1e-4, "indexer": 1.0, "mtp": 0.3}
+    return [{"kind": kind, "weight": weight} for kind, weight in (own | taught).items()]
+
+
 def control_config(**changes: Any) -> dict[str, Any]:
     config = copy.deepcopy(CONFIG)
-    config.update(seed=1, loss={"forward_kl": 0.0, "cross_entropy": 1.0})
+    config.update(seed=1, loss=untaught())
     for key, value in changes.items():
         config[key] = value
     return config
@@ -64,13 +76,42 @@ def test_a_proper_control_matches_in_every_fact(suspect, tmp_path):
         ({"text": {"sources": ["other.jsonl"]}}, "c: differs in text"),
         ({"optimizer": {"learning_rate": 0.02}}, "c: differs in optimizer"),
         ({"seed": 0}, "c: differs in seed, which must differ"),
-        ({"loss": {"forward_kl": 0.5, "cross_entropy": 0.5}}, "c: differs in teacher"),
+        ({"loss": untaught(forward_kl=0.5)}, "c: differs in teacher"),
     ],
 )
 def test_what_a_control_does_not_share_is_named(suspect, tmp_path, changes, said):
     good, bad = matched(suspect, {"c": written(tmp_path / "c", control_config(**changes))})
     assert len(bad) == 1 and bad[0].startswith(said)
     assert said.removeprefix("c: differs in ") not in good[0].partition(";")[0]
+
+
+TAUGHT = [
+    get_args(get_type_hints(type(term))["kind"])
+    for term in objective.from_a_teacher(
+        [
+            objective.Divergence(kind="tvd"),
+            objective.SampledReverseKL(),
+            objective.ChunkLikelihood(),
+            objective.SortedL1(),
+            objective.HiddenMatch(kind="hidden_mse"),
+        ]
+    )
+]
+
+
+@pytest.mark.parametrize("kind", [kind for kinds in TAUGHT for kind in kinds])
+def test_a_control_has_no_term_of_a_teacher_with_a_weight(suspect, tmp_path, kind):
+    taught = written(tmp_path / "t", control_config(loss=untaught(**{kind: 1e-9})))
+    _, bad = matched(suspect, {"t": taught})
+    assert bad == ("t: differs in teacher: this control was trained with one",)
+    off = written(tmp_path / "o", control_config(loss=untaught(**{kind: 0.0})))
+    assert matched(suspect, {"o": off}).unmatched == ()
+
+
+def test_the_loss_of_any_control_of_ours_is_one(suspect, tmp_path):
+    loss = [asdict(term) for term in objective.without_teacher(objective.DEFAULT)]
+    control = written(tmp_path / "c", control_config(loss=loss))
+    assert matched(suspect, {"c": control}).unmatched == ()
 
 
 def test_a_text_of_the_same_name_and_other_contents_does_not_match(suspect, tmp_path):
@@ -96,6 +137,9 @@ def test_each_control_is_judged_for_itself(suspect, tmp_path):
         ("a text", MANIFEST),
         ({"seed": 1}, MANIFEST),
         (control_config(loss=None), MANIFEST),
+        (control_config(loss={"forward_kl": 0.0}), MANIFEST),
+        (control_config(loss=[{"kind": "tvd"}]), MANIFEST),
+        (control_config(loss=[{"weight": 1.0}]), MANIFEST),
         (control_config(), {}),
         (control_config(), []),
         (control_config(), {"inputs": [{"kind": "text"}]}),

@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import field
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import ConfigDict
+import yaml
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from audit.errors import ConfigError
@@ -21,12 +23,39 @@ class Inner:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class Round:
+    kind: Literal["circle", "ellipse"]
+    radius: float = 1.0
+    on: str = "paper"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class Square:
+    side: float
+    kind: Literal["square"] = "square"
+    edge: Inner = field(default_factory=Inner)
+
+
+Shape = Annotated[Round | Square, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class Named:
+    name: str
+    size: int = 1
+    inside: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Outer:
     train: Inner = field(default_factory=Inner)
     sources: tuple[str, ...] = ()
     grid: tuple[tuple[int, ...], ...] = ()
     by_name: dict[str, str] = field(default_factory=dict)
     maybe: Inner | None = None
+    shapes: tuple[Shape, ...] = (Round(kind="circle"), Square(side=2.0), Round(kind="ellipse"))
+    named: tuple[Named, ...] = (Named(name="only"),)
+    empty: tuple[Named, ...] = ()
 
 
 def read(text: str, *overrides: str, given: dict | None = None) -> Outer:
@@ -174,3 +203,157 @@ def test_a_dump_names_every_key_and_loads_as_itself():
         line.partition(":")[0] for line in text.splitlines() if line[:1].isalpha()
     ]
     assert "é" in text
+
+
+# Keys that YAML 1.1 would not leave as they are.
+
+
+@pytest.mark.parametrize("key", ["on", "off", "yes", "no", "1", "1e3", "null", "~", "2026-04-24"])
+def test_a_key_is_the_text_that_stands_there(key):
+    assert read(f"by_name: {{{key}: x}}").by_name == {key: "x"}
+    assert read(f"by_name:\n  {key}: x\n", f"by_name.{key}=y").by_name == {key: "y"}
+    config = Outer(by_name={key: "x"})
+    assert read(dump(config)) == config
+    assert yaml.safe_load(dump(config))["by_name"] == {key: "x"}
+
+
+def test_a_value_called_on_is_a_truth_and_no_text():
+    assert "shapes.0.on" in refusal("shapes: [{kind: circle, on: on}]")
+    assert read("shapes: [{kind: circle, on: 'on'}]").shapes == (Round(kind="circle", on="on"),)
+
+
+def test_mappings_can_be_merged():
+    text = "train: &t {steps: 7, label: a}\nmaybe: {<<: *t, label: b}\n"
+    assert read(text).maybe == Inner(steps=7, label="b")
+
+
+# Lists of sections, of which each may be one of several.
+
+
+def test_a_section_of_a_list_is_of_the_kind_it_names():
+    text = "shapes:\n- {kind: square, side: 3}\n- {kind: ellipse, radius: 1e-1, on: glass}\n"
+    assert read(text).shapes == (
+        Square(side=3.0),
+        Round(kind="ellipse", radius=0.1, on="glass"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "shapes:\n- kind: circle\n  raduis: 1\n",
+            "run.yaml:3: unknown key 'raduis' in shapes.0; did you mean 'radius'?",
+        ),
+        (
+            "shapes:\n- kind: circle\n- side: 2\n  kind: square\n  radius: 1\n",
+            "run.yaml:5: unknown key 'radius' in shapes.1; known keys: side, kind, edge.",
+        ),
+        (
+            "shapes:\n- kind: square\n  side: 2\n  edge:\n    stpes: 3\n",
+            "run.yaml:5: unknown key 'stpes' in shapes.0.edge; did you mean 'steps'?",
+        ),
+        (
+            "shapes:\n- {kind: circle}\n- radius: 2\n  kind: cirle\n",
+            "run.yaml:4: shapes.1.kind 'cirle' is unknown; did you mean 'circle'?",
+        ),
+        (
+            "shapes: [{kind: zzz}]",
+            "run.yaml:1: shapes.0.kind 'zzz' is unknown; known kinds: circle, ellipse, square.",
+        ),
+        ("shapes:\n- {}\n- radius: 1\n", "run.yaml:2: shapes.0.kind is required and missing."),
+        ("shapes:\n- kind: square\n", "run.yaml:2: shapes.0.side is required and missing."),
+        (
+            "named:\n- name: a\n  inside:\n  - {kind: circle}\n  - {kind: circle, radios: 1}\n",
+            "run.yaml:5: unknown key 'radios' in named.0.inside.1; did you mean 'radius'?",
+        ),
+        (
+            "named:\n- name: a\n  inside:\n  - kind: squares\n",
+            "run.yaml:4: named.0.inside.0.kind 'squares' is unknown; did you mean 'square'?",
+        ),
+        ("named:\n- name: a\n- size: 2\n", "run.yaml:3: named.1.name is required and missing."),
+    ],
+)
+def test_what_is_wrong_in_a_list_is_named_with_its_line_and_its_place(text, said):
+    assert refusal(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("shapes:\n- kind: circle\n  radius: x\n", "run.yaml:3: shapes.0.radius: "),
+        ("shapes:\n- kind: circle\n- 3\n", "run.yaml:3: shapes.1: "),
+        ("shapes: {kind: circle}\n", "run.yaml:1: shapes: "),
+        ("shapes:\n- kind: 3\n", "run.yaml:2: shapes.0.kind "),
+        ("named:\n- name: a\n  inside: [{kind: circle, radius: x}]\n", "run.yaml:3: named.0.ins"),
+    ],
+)
+def test_a_wrong_type_in_a_list_is_named_with_its_line(text, where):
+    assert refusal(text).startswith(where)
+
+
+# Overrides that reach into lists.
+
+
+@pytest.mark.parametrize("key", ["square", "1"])
+@pytest.mark.parametrize("text", ["", "shapes: [{kind: circle}, {kind: square, side: 2}]"])
+def test_an_override_finds_an_item_by_kind_or_number(text, key):
+    config = read(text, f"shapes.{key}.edge.steps=9", f"shapes.{key}.side=4")
+    assert config.shapes[0] == Round(kind="circle")
+    assert config.shapes[1] == Square(side=4.0, edge=Inner(steps=9))
+    assert len(config.shapes) == (3 if text == "" else 2)
+
+
+def test_an_override_finds_an_item_by_name():
+    text = "named: [{name: a}, {name: b, size: 2}]"
+    assert read(text, "named.b.size=5").named == (Named(name="a"), Named(name="b", size=5))
+    assert read("", "named.only.size=5").named == (Named(name="only", size=5),)
+
+
+def test_an_override_finds_items_in_lists_of_items():
+    text = "named: [{name: a, inside: [{kind: circle}, {kind: ellipse}]}]"
+    config = read(text, "named.a.inside.ellipse.radius=5")
+    assert [shape.radius for shape in config.named[0].inside] == [1.0, 5.0]
+
+
+def test_an_override_replaces_a_whole_item_or_a_plain_one():
+    assert read("", "shapes.0={kind: square, side: 9}").shapes[0] == Square(side=9.0)
+    assert read("sources: [a, b]", "sources.b=c", "sources.0=d").sources == ("d", "c")
+
+
+def test_an_override_leaves_the_default_as_it_was():
+    read("", "shapes.0.radius=5")
+    assert read("").shapes == Outer().shapes
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("shapes.square.side=1", "has 2 items called 'square'; use a number from 0 to 2."),
+        ("shapes.cube.side=1", "has no item called 'cube'; use a number from 0 to 2."),
+        ("shapes.3.side=1", "has no item called '3'; use a number from 0 to 2."),
+        ("shapes.side=1", "has no item called 'side'; use a number from 0 to 2."),
+        ("empty.a.size=1", "has no item called 'a'; set all of it."),
+    ],
+)
+def test_an_override_of_no_item_or_of_several_is_refused(override, said):
+    text = "shapes: [{kind: square, side: 1}, {kind: circle}, {kind: square, side: 2}]"
+    assert refusal(text, override) == f"-s {override}: the list {said}"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "shapes.square.sides=1",
+            "-s shapes.square.sides: unknown key 'sides' in shapes.1; did you mean 'side'?",
+        ),
+        (
+            "shapes.0.kind=elipse",
+            "-s shapes.0.kind: shapes.0.kind 'elipse' is unknown; did you mean 'ellipse'?",
+        ),
+        ("shapes.0.radius.x=1", "-s shapes.0.radius.x=1: 'radius' is a value, not a section."),
+    ],
+)
+def test_a_wrong_override_in_a_list_is_named_as_it_was_written(override, said):
+    assert refusal("", override) == said

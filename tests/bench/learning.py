@@ -25,8 +25,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from distill import corpus, train
-from distill.config import LossConfig, RunConfig, TextConfig, TrainConfig
+from distill import corpus, objective, sources, train
+from distill.batches import Reading
+from distill.config import RunConfig, TextConfig, TrainConfig
 from distill.corpus import Windows
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
@@ -90,7 +91,7 @@ class Text:
     @classmethod
     def embedded(cls, scale: Scale) -> "Text":
         """Return the help topics of this Python; the tokenizer knows their training part alone."""
-        documents = corpus.load(["pydoc"])[: scale.topics]
+        documents = sources.load(["pydoc"])[: scale.topics]
         training, held_out = corpus.split(documents, HELD_OUT)
         tokenizer = byte_pairs((document.text for document in training), scale.vocab)
         return cls(
@@ -113,7 +114,7 @@ def settings(network: MLAConfig | V4Config, scale: Scale, seed: int, speed: floa
         dtype="float32",
         text=TextConfig(sequence_length=scale.length),
         student=network,
-        loss=LossConfig(forward_kl=0.0, cross_entropy=1.0),
+        loss=objective.without_teacher(objective.DEFAULT),
         train=TrainConfig(steps=scale.steps, batch_size=scale.batch, bias_update_speed=speed),
     )
 
@@ -121,7 +122,7 @@ def settings(network: MLAConfig | V4Config, scale: Scale, seed: int, speed: floa
 def ours(case: Case, run: RunConfig, text: Text) -> Figures:
     """Train a student of ours."""
     model = Student.build(case.config, case.vocabulary, seed=run.seed, device=CPU)
-    rows = list(train.Trainer(model, run, text.training, None).steps(1))
+    rows = list(train.Trainer(model, run, course(run, text)).steps(1))
     model.eval()
     together, single = uneven(torch.tensor([row["expert_load"] for row in rows[-LAST:]]))
     return {
@@ -130,6 +131,11 @@ def ours(case: Case, run: RunConfig, text: Text) -> Figures:
         "load_max_over_mean": together,
         "load_max_over_mean_of_a_step": single,
     }
+
+
+def course(run: RunConfig, text: Text) -> Reading:
+    """Return the batches that both sides take."""
+    return Reading(text.training, size=run.train.batch_size, seed=run.seed)
 
 
 def uneven(load_TLE: torch.Tensor) -> tuple[float, float]:
@@ -164,12 +170,15 @@ def theirs(case: Case, run: RunConfig, text: Text) -> Figures:
         lr=hyper.learning_rate,
         betas=(hyper.beta1, hyper.beta2),
     )
+    batches = course(run, text)
     for step in range(1, run.train.steps + 1):
-        batch = train.batch_at(text.training, step, size=run.train.batch_size, seed=run.seed)
+        batch = batches.batch(step)
+        (part,) = batch.parts
         for group in optimizer.param_groups:
             group["lr"] = train.learning_rate(hyper, step, run.train.steps)
-        logit_NV = model(input_ids=batch.inputs_BS, use_cache=False).logits.flatten(0, 1)
-        loss = F.cross_entropy(logit_NV[batch.kept_M], batch.labels_N[batch.kept_M])
+        token_BS = batch.token_N.view(run.train.batch_size, -1)
+        logit_NV = model(input_ids=token_BS, use_cache=False).logits.flatten(0, 1)
+        loss = F.cross_entropy(logit_NV[part.at_M], batch.label_N[part.at_M])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, hyper.clip_norm)

@@ -22,6 +22,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.fused_loss import distillation_loss
+from distill.objective import CrossEntropy
+from distill.signals import Head
 from student import muon, v4_attention
 from student.device import has_fused_adamw
 from student.documents import Documents
@@ -53,17 +55,16 @@ class Ours:
         made = self.model(self.token_N, self.documents, losses=self.losses)
         loss = distillation_loss(
             made.hidden_ND,
-            self.model.head_weight(),
+            Head(self.model.head_weight()),
             self.label_N,
             self.kept_M,
             None,
-            kl_weight=0.0,
-            ce_weight=1.0,
+            [CrossEntropy()],
             dtype=torch.float32,
         )
         total = loss.total + BALANCE * made.balance_loss + INDEXER * made.index_loss
         (total if self.losses else loss.total).backward()
-        return float(loss.cross_entropy)
+        return float(loss.parts[0])
 
 
 class Others:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill.signals import Sparse, sparsify
+from distill.signals import Sparse, sample, sparsify
 
 VOCAB = 50
 HEAD, TAIL = 6, 4
@@ -162,3 +162,64 @@ def test_a_head_as_wide_as_the_vocabulary_is_the_whole_distribution():
 def test_low_precision_logits_are_widened_before_the_softmax():
     signal = sparsify(logits(rows=3).bfloat16(), head=HEAD, tail=TAIL, generator=generator(0))
     assert signal.head_p_NH.dtype == signal.entropy_N.dtype == torch.float32
+
+
+def weights_of(signal: Sparse) -> torch.Tensor:
+    """Return the head of a sample as `[N, V]`."""
+    blank = torch.zeros(len(signal.head_ids_NH), VOCAB)
+    return blank.scatter_add_(1, signal.head_ids_NH, signal.head_p_NH)
+
+
+def test_a_sample_s_expected_weight_of_every_token_is_its_probability():
+    draws, many = 12, 20_000
+    teacher = logits()
+    signal = sample(teacher.expand(many, -1), draws=draws, generator=generator(3))
+    found = weights_of(signal).mean(0)
+    p = teacher.softmax(-1)[0]
+    error = (p * (1 - p) / draws / many).sqrt().clamp_min(1e-7)
+    assert ((found - p).abs() < 5 * error).all()
+
+
+def test_a_sample_counts_each_token_once_and_as_often_as_it_was_drawn():
+    signal = sample(logits(rows=200), draws=12, generator=generator(0))
+    counts = signal.head_p_NH * 12
+    torch.testing.assert_close(counts, counts.round())
+    assert counts.sum(1).round().tolist() == [12.0] * 200
+    for ids, used in zip(signal.head_ids_NH, signal.head_p_NH > 0, strict=True):
+        assert len(ids[used].unique()) == int(used.sum())
+    assert int((signal.head_p_NH > 0).sum(1).min()) < 12
+
+
+def test_a_sample_has_no_tail_and_the_entropy_of_the_whole():
+    teacher = logits(rows=20)
+    signal = sample(teacher, draws=12, generator=generator(0))
+    whole = sparsify(teacher, head=HEAD, tail=TAIL, generator=generator(0))
+    assert signal.tail_ids_NR.shape == (20, 0)
+    assert not signal.tail_mass_N.any()
+    torch.testing.assert_close(signal.entropy_N, whole.entropy_N)
+
+
+def test_a_sample_of_a_certain_teacher_is_that_token():
+    certain = torch.full((3, VOCAB), -1e4)
+    certain[:, 7] = 0.0
+    signal = sample(certain, draws=12, generator=generator(0))
+    assert weights_of(signal)[:, 7].tolist() == [1.0] * 3
+
+
+def test_the_logits_that_are_thinned_out_stay_as_they_were():
+    teacher = logits(rows=3)
+    before = teacher.clone()
+    sparsify(teacher, head=HEAD, tail=TAIL, generator=generator(0))
+    sample(teacher, draws=12, generator=generator(0))
+    assert torch.equal(teacher, before)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
+def test_the_smallest_and_largest_uniform_number_draw_a_token_there_is(monkeypatch, uniform):
+    some = torch.full((1, VOCAB), -1e4)
+    some[:, 5:9] = torch.tensor([1.0, 2.0, 3.0, 1.0])
+    monkeypatch.setattr(
+        torch, "rand", lambda rows, draws, generator: torch.full((rows, draws), uniform)
+    )
+    (drawn,) = weights_of(sample(some, draws=12, generator=generator(0)))
+    assert drawn.nonzero().tolist() == [[5 if uniform == 0.0 else 8]]

@@ -2,21 +2,23 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from distill import corpus
+from distill import corpus, sources
 from distill.checkpoint import Checkpoints
-from distill.config import LossConfig, OptimizerConfig, RunConfig, TextConfig, TrainConfig
+from distill.config import OptimizerConfig, RunConfig, TextConfig, TrainConfig
 from distill.errors import DistillError
+from distill.objective import CrossEntropy, Divergence, Prediction, Router
 from distill.signals import sparsify
 from distill.teachers.local import LocalTeacher
-from distill.train import Trainer, batch_at, learning_rate, run
+from distill.train import Trainer, learning_rate, run
+from distill.vocabulary import logits
 from student.catalogue import presets
+from student.documents import Documents
 from student.model import Student
 from student.vocabulary import Vocabulary
-from tests.fakes.lessons import random_signal, random_windows
+from tests.fakes.lessons import random_signal, random_windows, reading
 from tests.fakes.teachers import tiny_config
 
 CPU = torch.device("cpu")
@@ -43,45 +45,8 @@ WHOLE = replace(
 def trainer(config: RunConfig = CONFIG, *, taught: bool = True, device=CPU) -> Trainer:
     vocabulary = Vocabulary(size=VOCAB, bos=0, eos=1, pad=2)
     model = Student.build(config.student, vocabulary, seed=config.seed, device=device)
-    return Trainer(model, config, WINDOWS, random_signal(WINDOWS, VOCAB) if taught else None)
-
-
-def window_numbers(step: int, seed: int = 0, size: int = 4) -> list[int]:
-    """Return which windows a batch holds, told by their places in the store."""
-    places = batch_at(WINDOWS, step, size=size, seed=seed).rows_N.reshape(size, LENGTH)
-    assert torch.equal(places, places[:, :1] + torch.arange(LENGTH))
-    return (places[:, 0] // LENGTH).tolist()
-
-
-def test_a_batch_is_a_function_of_seed_and_step():
-    assert window_numbers(3) == window_numbers(3)
-    order = [[n for step in range(1, 6) for n in window_numbers(step, seed)] for seed in (0, 1)]
-    assert order[0] != order[1]
-
-
-def test_every_window_comes_once_an_epoch_and_epochs_differ():
-    # Ten windows in batches of four: an epoch ends in the middle of a batch.
-    stream = [number for step in range(1, 11) for number in window_numbers(step)]
-    epochs = [stream[start : start + COUNT] for start in range(0, len(stream), COUNT)]
-    assert len(epochs) == 4
-    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-
-
-def test_a_batch_larger_than_the_text_repeats_it():
-    numbers = window_numbers(1, size=25)
-    assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
-    assert len(set(numbers[20:])) == 5
-
-
-def test_a_batch_holds_inputs_next_tokens_and_what_counts():
-    batch = batch_at(WINDOWS, 2, size=4, seed=0)
-    chosen = window_numbers(2)
-    assert batch.inputs_BS.tolist() == WINDOWS.tokens[chosen, :-1].tolist()
-    assert batch.labels_N.tolist() == WINDOWS.tokens[chosen, 1:].reshape(-1).tolist()
-    assert batch.kept_M.tolist() == np.flatnonzero(WINDOWS.weights[chosen].reshape(-1)).tolist()
-    assert 0 < len(batch.kept_M) < batch.labels_N.numel()
-    assert batch.inputs_BS.dtype == batch.labels_N.dtype == batch.kept_M.dtype == torch.int64
+    signal = random_signal(WINDOWS, VOCAB) if taught else None
+    return Trainer(model, config, reading(WINDOWS, signal, config))
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_its_final_fraction():
@@ -173,31 +138,44 @@ def test_a_row_tells_of_its_step():
     assert [row["step"] for row in rows] == list(range(1, 8))
     assert [row["tokens"] for row in rows] == [step * 4 * LENGTH for step in range(1, 8)]
     for row in rows:
-        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"] + 1e-4 * row["balance"]
+        terms = row["terms"]
+        total = 0.9 * terms["forward_kl"] + 0.1 * terms["cross_entropy"] + 1e-4 * terms["balance"]
         assert row["loss"] == pytest.approx(total, rel=1e-5)
-        assert (row["mtp"], row["indexer"]) == (None, 0.0)
+        assert terms["indexer"] == 0.0
+        assert "mtp" not in terms
         assert [sum(shares) for shares in row["expert_load"]] == pytest.approx([1.0])
         assert row["gradient_norm"] > 0
         assert row["seconds"] > 0
 
 
 def test_a_v4_step_adds_prediction_balance_and_indexer_losses_by_their_weights():
-    loss = LossConfig(balance=0.01, indexer=0.5, mtp=0.3, mtp_late=0.1, mtp_late_from=0.5)
+    loss = weighed(balance=0.01, indexer=0.5, ahead=Prediction(late_from=0.5))
     rows = list(trainer(replace(WHOLE, loss=loss)).steps(1))
     for row in rows:
         ahead = 0.3 if row["step"] <= 3 else 0.1
-        total = 0.9 * row["kl"] + 0.1 * row["cross_entropy"] + ahead * row["mtp"]
-        total += 0.01 * row["balance"] + 0.5 * row["indexer"]
+        terms = row["terms"]
+        total = 0.9 * terms["forward_kl"] + 0.1 * terms["cross_entropy"] + ahead * terms["mtp"]
+        total += 0.01 * terms["balance"] + 0.5 * terms["indexer"]
         assert row["loss"] == pytest.approx(total, rel=1e-5)
-        assert min(row["mtp"], row["balance"], row["indexer"]) > 0
+        assert min(terms["mtp"], terms["balance"], terms["indexer"]) > 0
         # Three layers whose choice is learned: the hash layer is not balanced by a bias.
         assert [sum(shares) for shares in row["expert_load"]] == pytest.approx([1.0] * 4)
 
 
+def weighed(*, balance: float, indexer: float, ahead: Prediction):
+    return (
+        Divergence(kind="forward_kl", weight=0.9),
+        CrossEntropy(weight=0.1),
+        Router(kind="balance", weight=balance),
+        Router(kind="indexer", weight=indexer),
+        ahead,
+    )
+
+
 def test_without_weight_the_prediction_layers_do_not_run():
-    loss = LossConfig(mtp=0.0, mtp_late=0.1, mtp_late_from=0.5)
+    loss = weighed(balance=0.0, indexer=1.0, ahead=Prediction(weight=0.0, late_from=0.5))
     rows = list(trainer(replace(WHOLE, loss=loss)).steps(1))
-    assert [row["mtp"] is None for row in rows] == [True] * 3 + [False] * 4
+    assert ["mtp" in row["terms"] for row in rows] == [False] * 3 + [True] * 4
 
 
 def test_under_muon_every_parameter_has_one_optimizer_and_moves():
@@ -217,8 +195,9 @@ def test_delayed_routing_is_that_of_the_weights_of_its_delay_ago():
     first, plain = trainer(delayed), trainer(delayed)
     rows = first.steps(1)
     next(rows)
-    batch = batch_at(WINDOWS, 4, size=4, seed=0)
-    chosen = plain.model(batch.inputs_BS.flatten(), plain.documents, ahead=True).choices.experts
+    batch = plain.course.batch(4)
+    documents = Documents(batch.lengths, CPU)
+    chosen = plain.model(batch.token_N, documents, ahead=True).choices.experts
     assert all(torch.equal(a, b) for a, b in zip(first.routed[4].experts, chosen, strict=True))
     next(rows), next(rows), next(rows)
     assert set(first.routed) == {4, 5, 6, 7}
@@ -234,10 +213,10 @@ def test_recomputing_blocks_changes_no_step():
 
 
 def test_a_control_learns_from_the_text_alone():
-    config = replace(CONFIG, loss=LossConfig(forward_kl=0.0, cross_entropy=1.0, balance=0.0))
+    config = replace(CONFIG, loss=(CrossEntropy(),))
     rows = list(trainer(config, taught=False).steps(1))
-    assert all(row["kl"] is None for row in rows)
-    assert [row["loss"] for row in rows] == [row["cross_entropy"] for row in rows]
+    assert all("forward_kl" not in row["terms"] for row in rows)
+    assert [row["loss"] for row in rows] == [row["terms"]["cross_entropy"] for row in rows]
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
@@ -282,17 +261,19 @@ def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_kept():
 def test_the_kl_to_a_tiny_teacher_falls(tmp_path):
     config = tiny_config(tmp_path, train=TrainConfig(steps=40, batch_size=8))
     teacher = LocalTeacher("tiny", tmp_path / "teacher", device=CPU, dtype=torch.float32)
-    train, _ = corpus.split(corpus.load(config.text.sources), config.text.held_out)
+    train, _ = corpus.split(sources.load(config.text.sources), config.text.held_out)
     windows = corpus.pack(train, teacher.tokenizer, config.text.sequence_length)
     with torch.inference_mode():
         hidden = teacher.hidden(torch.from_numpy(windows.tokens[:, :-1]).long()).flatten(0, 1)
         signal = sparsify(
-            hidden @ teacher.head_VT.t(),
+            logits(hidden, teacher.head),
             head=config.signal.head,
             tail=config.signal.tail,
             generator=torch.Generator().manual_seed(0),
         )
-    model = Student.build(config.student, teacher.vocabulary(), seed=0, device=CPU)
-    kl = [row["kl"] for row in Trainer(model, config, windows, signal).steps(1)]
+    vocabulary = Vocabulary(size=teacher.vocab_size, bos=0, eos=1, pad=2)
+    model = Student.build(config.student, vocabulary, seed=0, device=CPU)
+    trained = Trainer(model, config, reading(windows, signal, config))
+    kl = [row["terms"]["forward_kl"] for row in trained.steps(1)]
     first, last = sum(kl[:3]) / 3, sum(kl[-3:]) / 3
     assert last < 0.9 * first

@@ -1,10 +1,48 @@
 """Seeded text and a seeded teacher's signal, for tests of training that need no teacher."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
+from distill.batches import Reading, Route, WindowRows
+from distill.config import RunConfig
 from distill.corpus import Windows
-from distill.signals import Sparse, sparsify
+from distill.signals import Signal, Sparse, sparsify
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A source that has its signal in memory, on the CPU."""
+
+    signal: Signal
+
+    def at(self, row_M: torch.Tensor, device: torch.device) -> Signal:
+        """Return what is said at these rows; only what is sparse can change its device."""
+        said = self.signal.take(row_M)
+        return on(said, device) if isinstance(said, Sparse) else said
+
+
+def on(said: Sparse, device: torch.device) -> Sparse:
+    """Return the signal on `device`."""
+    return Sparse(
+        said.head_ids_NH.to(device),
+        said.head_p_NH.to(device),
+        said.tail_ids_NR.to(device),
+        said.tail_mass_N.to(device),
+        said.entropy_N.to(device),
+    )
+
+
+def reading(windows: Windows, signal: Signal | None, config: RunConfig) -> Reading:
+    """Return the course of `config` over `windows`, taught by `signal` at every position."""
+    size, seed = config.train.batch_size, config.seed
+    if signal is None:
+        return Reading(windows, size=size, seed=seed)
+    count, length = windows.weights.shape
+    rows = WindowRows(np.arange(count) * length)
+    route = Route(voices=((1.0, Heard(signal), rows),))
+    return Reading(windows, [route], size=size, seed=seed)
 
 
 def random_windows(count: int, length: int, vocab: int) -> Windows:

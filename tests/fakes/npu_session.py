@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distill.config import OptimizerConfig, RunConfig, TextConfig, TrainConfig
+from distill.stopwatch import Stopwatch
 from distill.train import Trainer
 from student import device as devices
 from student.catalogue import presets
@@ -23,7 +24,7 @@ from student.generate import Sampling
 from student.model import Student
 from student.vocabulary import Vocabulary
 from tests.fakes import npu_sim
-from tests.fakes.lessons import random_signal, random_windows
+from tests.fakes.lessons import random_signal, random_windows, reading
 
 VOCAB, LENGTH, STEPS = 61, 32, 20
 VOCABULARY = Vocabulary(size=VOCAB, bos=0, eos=1, pad=2)
@@ -49,7 +50,7 @@ def trainer(config: RunConfig, device: torch.device) -> Trainer:
     """Return a trainer whose student is on `device`."""
     model = Student.build(config.student, VOCABULARY, seed=0, device=device)
     windows = random_windows(24, LENGTH, VOCAB)
-    return Trainer(model, config, windows, random_signal(windows, VOCAB))
+    return Trainer(model, config, reading(windows, random_signal(windows, VOCAB), config))
 
 
 def losses(trained: Trainer) -> list[float]:
@@ -93,7 +94,8 @@ def one_step(trained: Trainer, simulation: npu_sim.Simulation) -> dict[str, dict
     traffic, parts = simulation.traffic, {}
     config = trained.config
     step = config.train.steps
-    batch = trained._batch(step)
+    batch = trained.course.batch(step)
+    clock = Stopwatch(trained.device, waits=False)
 
     def take(name: str) -> None:
         parts[name] = {
@@ -105,7 +107,7 @@ def one_step(trained: Trainer, simulation: npu_sim.Simulation) -> dict[str, dict
         traffic.clear()
 
     traffic.clear()
-    terms, _ = trained._loss(batch, step)
+    terms, _ = trained._loss(batch, step, clock)
     terms.total.backward()
     take("micro-batch")
     torch.nn.utils.clip_grad_norm_(trained.model.parameters(), 1.0)
@@ -178,18 +180,20 @@ def family(name: str, device: torch.device, simulation: npu_sim.Simulation) -> d
     config = RUNS[name]
     on_device = trainer(config, device)
     simulation.traffic.clear()
-    found = losses(on_device)
+    rows = list(on_device.steps(1))
     operations = Counter(simulation.traffic.ops)
     to_device = sum(simulation.traffic.to_device.values())
-    to_host = sum(simulation.traffic.to_host.values())
+    to_host = Counter(simulation.traffic.to_host)
     low = trainer(replace(config, dtype="bfloat16"), device)
     going_on, restored = resumed(config, device)
     return {
-        "float32": found,
+        "float32": [row["loss"] for row in rows],
+        "split": [row["step"] for row in rows if row["seconds_by_stage"] is not None],
         "places": places(on_device),
         "operations": dict(operations.most_common()),
         "to_device": to_device,
-        "to_host": to_host,
+        "to_host": sum(to_host.values()),
+        "synchronized": to_host["synchronize"],
         "parts": one_step(on_device, simulation),
         "mixtures": sum(b.ffn.__class__.__name__ == "Mixture" for b in on_device.model.blocks()),
         "bfloat16": losses(low),

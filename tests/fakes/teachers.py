@@ -123,7 +123,7 @@ def tiny_config(directory: Path, **changes: Any) -> RunConfig:
     tiny = RunConfig(
         device="cpu",
         dtype="float32",
-        teacher=TeacherConfig(name="tiny", path=str(teacher), licence="none"),
+        teachers=(TeacherConfig(name="tiny", path=str(teacher), licence="none", owned=True),),
         text=TextConfig(sources=(str(text),), held_out=0.2, sequence_length=32),
         student=presets()["tiny"],
         signal=SignalConfig(head=8, tail=4, shard_tokens=1024),

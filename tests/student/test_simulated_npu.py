@@ -89,6 +89,11 @@ def test_a_micro_batch_waits_for_the_device_once_a_mixture_layer_and_nowhere_els
     assert one["parts"]["update"]["waits"] <= 1
 
 
+def test_the_host_waits_for_the_ends_of_stages_in_few_steps_alone(one):
+    assert one["split"] == [1, 17]
+    assert 0 < one["synchronized"] <= 2 * 2 * 8  # two steps; two ends of each stage
+
+
 def test_no_operation_ran_that_real_devices_lack(one):
     ran = set(one["operations"])
     assert "aten::mm" in ran

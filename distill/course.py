@@ -1,0 +1,70 @@
+"""The course of a run: its text, and where asked for the student's own answers, as batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from audit import strict_yaml
+from audit.attest import digest
+from distill import rollout
+from distill.batches import Reading
+from distill.curriculum import Text, shares
+from distill.lesson import Lesson, routes
+from distill.on_policy import OnPolicy
+from distill.rollout import Rollouts, StudentWriter
+from distill.scoring import Council, route
+from distill.session import Session
+from distill.train import Course
+from distill.writings import Writings
+from student.model import Student
+
+
+def course(
+    session: Session, text: Text, lessons: Sequence[Lesson], student: Student, tokenizer: Any
+) -> Course:
+    """Return the batches of a run.
+
+    Raises:
+        MismatchError: a tag has no teacher, or answers on disk are of another run.
+        InputError: the student is to answer, and the text has no prompt, or one too long.
+    """
+    config = session.config
+    said = [one.train for one in lessons]
+    reading = Reading(
+        text.train,
+        routes(said, shares(config, text, text.train)),
+        size=config.train.batch_size,
+        seed=config.seed,
+    )
+    own = config.rollout.rows(config.train.batch_size)
+    if not own:
+        return reading
+    live = [one for one in lessons if one.live is not None]
+    teachers = [one.live for one in live if one.live is not None]
+    prompts = rollout.prompts(
+        text.train_documents,
+        tokenizer,
+        tags=text.tags,
+        length=config.rollout.prompt_tokens,
+        longest=config.student.max_position_embeddings - config.rollout.max_new_tokens,
+    )
+    routed = route([prompt.tag for prompt in prompts], [one.config for one in live])
+    council = Council(
+        teachers,
+        routed,
+        vocab_size=student.vocabulary.size,
+        estimator=config.rollout.estimator,
+        device=session.device,
+    )
+    run_sha256 = digest([strict_yaml.dump(config), text.sha256, *(one.sha256 for one in lessons)])
+    writings = Writings(
+        session.out / "rollouts", rollout.key(prompts, run_sha256, student.vocabulary.size)
+    )
+    rollouts = Rollouts(
+        prompts,
+        config.rollout,
+        StudentWriter(student, config.rollout),
+        writings,
+        size=own,
+        seed=config.seed,
+    )
+    return OnPolicy(rollouts, council, reading, rows=config.train.batch_size - own)
