@@ -223,20 +223,6 @@ def test_terms_that_are_missing_or_no_exit_2_and_nothing_is_asked(
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
-def test_a_control_of_a_teacher_that_wrote_is_asked_for_its_terms_too(place, tmp_path):
-    (teacher,) = small(place).teachers
-    writer = replace(teacher, answers=answers(place / "prompts.jsonl"), owned=False, terms=TERMS)
-    out = carried_out(small(place, teachers=(writer,)), tmp_path / "run").out
-    arguments = ["control", out, "--seed", 1, "--out", tmp_path / "control"]
-    kept = (out / "config.yaml").read_text()
-    assert kept.count("permits_training: true") == 1
-    (out / "config.yaml").write_text(kept.replace("permits_training: true", "permits_training: no"))
-    assert "do not permit training" in refusal("distill", *arguments, code=2)
-    (out / "config.yaml").write_text(kept)
-    result = call("distill", *arguments)
-    assert result.exit_code == 0, result.output
-
-
 def test_a_server_without_likely_tokens_is_one_sentence_and_nothing_is_written(
     place, model, tmp_path
 ):

@@ -159,13 +159,18 @@ def test_where_no_teacher_speaks_the_text_alone_measures(place, tmp_path):
 # Tasks.
 
 
-def test_a_task_has_both_accuracies_and_an_interval(alone):
-    ready, exam, student = alone
+def test_a_task_has_both_accuracies_and_an_interval(place, alone, tmp_path):
+    ready, _, student = alone
+    (lesson,) = ready.lessons
+    known = [replace(answer, right=answer.id != "9") for answer in lesson.tasks[0]]
+    better = [replace(lesson, tasks=[known, lesson.tasks[1]])]
+    run = session(config(place, "where", "sums"), tmp_path)
+    exam = Examination(run, ready.text, better, ready.tokenizer, ready.tasks)
     where, sums = exam.tasks(student)
     assert (where["name"], sums["name"]) == ("where", "sums")
-    right = [answer.right for answer in ready.lessons[0].tasks[0]]
-    assert where["teacher"] == sum(right) / 9
-    assert where["student"] - where["teacher"] == pytest.approx(where["difference"])
+    assert where["student"] < where["teacher"] == 8 / 9
+    assert where["difference"] == pytest.approx(where["student"] - where["teacher"])
+    assert where["task"]["difference"]["difference"] == where["difference"]
     assert -1 <= where["low"] < where["high"] <= 1 and not where["lower_is_better"]
     assert (where["n"], where["measure"], where["level"]) == (9, "accuracy", 0.95)
     assert where["task"]["by_byte"]["difference"]["n"] == 9

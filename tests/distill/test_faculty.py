@@ -113,6 +113,7 @@ def endpoint_teacher(says):
         RunConfig(loss=(SampledReverseKL(),), rollout=FULL),
         RunConfig(loss=(Divergence(kind="reverse_kl", on="own"),), rollout=FULL),
         RunConfig(loss=CHUNKS),
+        RunConfig(loss=(SampledReverseKL(weight=0), CrossEntropy())),
         RunConfig(loss=(HiddenMatch(kind="hidden_mse"), CrossEntropy()), signal=HIDDEN),
     ],
 )
@@ -129,6 +130,14 @@ def test_terms_that_a_teacher_serves_are_accepted(config):
         (RunConfig(loss=(Divergence(kind="tvd", on="own"),)), "of own answers"),
         (RunConfig(loss=(Divergence(kind="tvd", temperature=2.0),)), "has temperature 2"),
         (RunConfig(teachers=(endpoint_teacher("top_logprobs"),), loss=CHUNKS), "chunk_likelihood"),
+        (
+            RunConfig(
+                teachers=(endpoint_teacher("text"),),
+                loss=(HiddenMatch(kind="hidden_cosine"), CrossEntropy()),
+                signal=HIDDEN,
+            ),
+            "hidden_cosine has a weight",
+        ),
     ],
 )
 def test_a_term_that_no_teacher_serves_is_refused(config, said):

@@ -11,7 +11,6 @@ from distill.config import SignalConfig, TeacherConfig
 from distill.curriculum import scored_tag
 from distill.errors import InputError
 from distill.prepare import prepare
-from distill.run import control_of
 from distill.terms import TermsError
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
 from tests.fakes.sessions import (
@@ -123,28 +122,6 @@ def test_what_teachers_write_is_text_of_the_training_side(place, tmp_path, serve
     scored, (source, _) = ready.lessons[0], ready.lessons[0].train.voices[0]
     assert scored.tokens == ready.text.train.weights[ready.text.train.tag < -1].size
     assert source.store is scored.train.store
-
-
-def test_a_control_of_writers_has_its_students_text(place, tmp_path, server):
-    far = served_teacher(
-        server,
-        api="chat",
-        says="top_logprobs",
-        top=5,
-        answers=answers(place / "prompts.jsonl", temperature=1.0),
-    )
-    warm = answers(place / "prompts.jsonl", temperature=1.0)
-    wide = replace(small_config(place).text, sequence_length=64)
-    teachers = replace(writer(place), answers=warm), far
-    made = small_config(place, teachers=teachers, text=wide, seed=1)
-    student = prepare(session(made, tmp_path / "student"))
-    posts = server.posts
-    control = prepare(session(control_of(tmp_path / "student", seed=2), tmp_path / "control"))
-    assert server.posts == posts
-    assert control.text.train_documents == student.text.train_documents
-    assert (control.text.train.tokens == student.text.train.tokens).all()
-    assert [one.train for one in control.lessons] == [None, None]
-    assert not (tmp_path / "control" / "signals").exists()
 
 
 def test_answers_that_no_window_reaches_are_refused(place, tmp_path, server):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from audit.errors import EndpointError
 from distill import chat, written
 from distill.config import AnswersConfig, TeacherConfig
 from distill.errors import InputError
@@ -168,6 +169,33 @@ def test_a_served_teacher_is_asked_each_prompt_and_a_resumed_call_asks_nothing(
     prompts = [one.prompt for one in questions(answers(place / "prompts.jsonl"))]
     assert sorted(turns[-1]["content"] for turns in asked) == sorted(prompts)
     assert [said(document)[0] for document in first.documents] == [("user", p) for p in prompts]
+
+
+def test_a_server_killed_in_the_midst_is_asked_on_where_it_stopped(
+    place, gathered, model, monkeypatch
+):
+    real = EndpointTeacher.answer
+
+    def answer(self, *arguments, **named):
+        server.die_at = server.die_at or server.posts + 3  # the preflight is over
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(EndpointTeacher, "answer", answer)
+    batches = RejectionConfig(batch_size=2)
+    with Server(model) as server:
+        how = answers(place / "prompts.jsonl", select=batches)
+        far = served_teacher(server, api="chat", answers=how)
+        far = replace(far, endpoint=replace(far.endpoint, concurrency=1))
+        with pytest.raises(EndpointError, match="run the same command again when it is back"):
+            gathered(far)
+        first = server.bodies
+    with Server(model, port=server.port) as back:
+        assert len(gathered(far).documents) == COUNT
+        second = back.bodies
+    prompts = [one.prompt for one in questions(how)]
+    chats = [body["messages"] for body in (*first, *second) if "messages" in body]
+    said = [messages[-1]["content"] for messages in chats]
+    assert [said.count(prompt) for prompt in prompts] == [1, 1, 1, 2, 1, 1]  # the last got nothing
 
 
 def test_a_server_is_given_seeds_of_31_bits_and_the_temperature(place, gathered, model):
