@@ -25,7 +25,7 @@ from distill.teachers.endpoint import EndpointTeacher
 from distill.teachers.local import LocalTeacher, write
 
 _ACCEPTED = "accepted.jsonl"
-# Not the run's: a control, whose seed is another, reads what its student's teachers wrote.
+# Not the run's: runs that share signal.path share what teachers wrote, as they share signals.
 _SEED = 0
 
 
@@ -89,7 +89,7 @@ def gather(session: Session, tokenizer: Any, paths: Sequence[Path | None]) -> Wr
     """Return what the teachers that write have written, asking for what is not on disk.
 
     Args:
-        session: of the run; a control reads what its student's teachers wrote.
+        session: of the run; what another run with its signal.path was told is not asked again.
         tokenizer: the student's.
         paths: of the teachers on disk, None for the served.
 

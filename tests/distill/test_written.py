@@ -122,7 +122,7 @@ def test_what_was_written_is_not_written_again_not_even_for_another_seed(
 
     monkeypatch.setattr(written, "write", refuse)
     assert gathered(warm) == first
-    assert gathered(warm, seed=5) == first  # as a control is, which reads what its student read
+    assert gathered(warm, seed=5) == first  # as signals are, it is shared between runs
 
 
 def test_answers_at_another_temperature_are_others(place, gathered, tmp_path):
