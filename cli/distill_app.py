@@ -99,8 +99,8 @@ def control(
 
 def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None:
     from cli.progress import Progress
-    from distill.bill import in_words
     from distill.config import RunConfig
+    from distill.papers.bill import in_words
     from distill.run import run as carry_out
 
     assert isinstance(config, RunConfig)
@@ -176,7 +176,7 @@ def verify(path: Path, as_json: bool, verbose: bool) -> None:
     Exits 1 when anything is missing or was changed.
     """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from distill.inspection import inspect
+        from distill.papers.inspection import inspect
 
         found = inspect(path)
         if as_json:

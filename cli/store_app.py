@@ -24,8 +24,8 @@ def store() -> None:
 def export(source: Path, target: Path, verbose: bool) -> None:
     """Write the store SOURCE to TARGET: one .parquet file, or a `datasets` directory."""
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from distill import exchange
-        from distill.store import Store
+        from distill.store import exchange
+        from distill.store.store import Store
 
         write = exchange.to_parquet if target.suffix == ".parquet" else exchange.to_datasets
         write(Store.open(source), target)
@@ -44,7 +44,7 @@ def export(source: Path, target: Path, verbose: bool) -> None:
 def import_(source: Path, target: Path, vocab_size: int | None, verbose: bool) -> None:
     """Read SOURCE, which `export` or another tool wrote, into the store TARGET."""
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from distill import exchange, top_k
+        from distill.store import exchange, top_k
 
         if vocab_size is not None:
             made = top_k.from_top_k(source, target, vocab_size=vocab_size)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distill.corpus import Windows
 from distill.signals import Dense, Hidden, Mixture, Signal
+from distill.text.corpus import Windows
 
 Array = npt.NDArray[np.int64]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distill import store
+from distill import files
 from distill.errors import StorageError
-from distill.store import write_atomically
+from distill.files import write_atomically
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bfloat16: "BF16"}
@@ -74,7 +74,7 @@ class Checkpoints:
             _write_in_place(self._file(slot), tensors, sync=sync)
             write_atomically(self.pointer, lambda p: _write_pointer(p, state, sync=sync))
             if sync:
-                store.sync(self.path)  # the renaming itself; only now may older slots be reused
+                files.sync(self.path)  # the renaming itself; only now may older slots be reused
         except OSError as error:
             raise StorageError(
                 f"cannot write a checkpoint to {self.path}: {error.strerror or error}; step "
@@ -144,7 +144,7 @@ def _write_in_place(path: Path, tensors: dict[str, torch.Tensor], *, sync: bool)
 def _write_pointer(path: Path, state: dict[str, dict[str, object]], *, sync: bool) -> None:
     path.write_text(json.dumps(state), encoding="utf-8")
     if sync:
-        store.sync(path)
+        files.sync(path)
 
 
 def _safetensors_chunks(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | memoryview]:

@@ -15,12 +15,12 @@ from pydantic.dataclasses import dataclass
 from audit import strict_yaml
 from audit.errors import ConfigError
 from audit.question import EndpointConfig
-from distill import objective
-from distill.bill import Prices
-from distill.errors import InputError
-from distill.objective import Term
+from distill.files import read_text
+from distill.loss import objective
+from distill.loss.objective import Term
+from distill.prices import Prices
 from distill.resources import shipped
-from distill.rollout_config import RejectionConfig, RolloutConfig
+from distill.rollout.config import RejectionConfig, RolloutConfig
 from distill.terms import Terms
 from student.config import MLAConfig, StudentConfig
 from student.errors import ConfigError as StudentConfigError
@@ -139,6 +139,8 @@ class SignalConfig:
         mode: `head_tail`, the `head` likeliest tokens exactly and `tail` sampled ones; `topk`, the
             head alone; `sampled`, `tail` sampled ones alone; `hidden`, the last hidden states.
         path: a place shared between runs; None for the run's own.
+        translated: whether a teacher of another tokenizer may be heard by those of its likeliest
+            tokens that the student's table spells alike.
     """
 
     mode: Literal["head_tail", "topk", "sampled", "hidden"] = "head_tail"
@@ -146,6 +148,7 @@ class SignalConfig:
     tail: Natural = 8
     shard_tokens: Positive = 4096
     path: str | None = None
+    translated: bool = False
 
     def __post_init__(self) -> None:
         if self.mode == "sampled" and not 0 < self.tail < 256:
@@ -323,26 +326,3 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         return strict_yaml.load(RunConfig, read_text(path), source=path.name, overrides=overrides)
     except StudentConfigError as error:
         raise ConfigError(f"{path.name}: student: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """Return a user's text file.
-
-    Raises:
-        InputError: the file is missing, a directory, empty or not UTF-8; says which.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the name.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{path} is a directory; name a file.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
-        ) from error
-    if not text.strip():
-        raise InputError(f"{path} is empty; put something in it or name another file.")
-    return text

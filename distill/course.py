@@ -5,16 +5,16 @@ from typing import Any
 
 from audit import strict_yaml
 from audit.attest import digest
-from distill import rollout
 from distill.batches import Reading
-from distill.curriculum import Text, shares
-from distill.lesson import Lesson, routes
-from distill.on_policy import OnPolicy
-from distill.rollout import Rollouts, StudentWriter
-from distill.scoring import Council, route
+from distill.lessons.curriculum import Text, shares
+from distill.lessons.lesson import Lesson, routes
+from distill.rollout import rollouts
+from distill.rollout.on_policy import OnPolicy
+from distill.rollout.rollouts import Rollouts, StudentWriter
+from distill.rollout.scoring import Council, route
+from distill.rollout.writings import Writings
 from distill.session import Session
 from distill.train import Course
-from distill.writings import Writings
 from student.model import Student
 
 
@@ -40,7 +40,7 @@ def course(
         return reading
     live = [one for one in lessons if one.live is not None]
     teachers = [one.live for one in live if one.live is not None]
-    prompts = rollout.prompts(
+    prompts = rollouts.prompts(
         text.train_documents,
         tokenizer,
         tags=text.tags,
@@ -57,9 +57,9 @@ def course(
     )
     run_sha256 = digest([strict_yaml.dump(config), text.sha256, *(one.sha256 for one in lessons)])
     writings = Writings(
-        session.out / "rollouts", rollout.key(prompts, run_sha256, student.vocabulary.size)
+        session.out / "rollouts", rollouts.key(prompts, run_sha256, student.vocabulary.size)
     )
-    rollouts = Rollouts(
+    answers = Rollouts(
         prompts,
         config.rollout,
         StudentWriter(student, config.rollout),
@@ -67,4 +67,4 @@ def course(
         size=own,
         seed=config.seed,
     )
-    return OnPolicy(rollouts, council, reading, rows=config.train.batch_size - own)
+    return OnPolicy(answers, council, reading, rows=config.train.batch_size - own)

@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import record, tasks
-from distill.answering import StudentAnswers, require_room
+from distill import files
 from distill.batches import Reading
 from distill.config import RunConfig
-from distill.curriculum import Text, shares
 from distill.errors import InputError
-from distill.evaluate import Measured, Scores, measure
-from distill.intervals import Difference, compare_accuracy
-from distill.lesson import Lesson, routes
+from distill.evaluation import tasks
+from distill.evaluation.answering import StudentAnswers, require_room
+from distill.evaluation.evaluate import Measured, Scores, measure
+from distill.evaluation.intervals import Difference, compare_accuracy
+from distill.evaluation.tasks import Answer, Task
+from distill.lessons.curriculum import Text, shares
+from distill.lessons.lesson import Lesson, routes
 from distill.session import Session
-from distill.tasks import Answer, Task
 from student.model import Student
 
 # What a glance during training keeps of the held-out figures.
@@ -89,7 +90,7 @@ class Examination:
         found = result.scores.teacher()
         if found is None:
             return {}
-        captured = [one.held.store for one in self.lessons if one.held is not None]
+        captured = [store for one in self.lessons if one.held for store in one.held.stores]
         speed = sum(store.tokens for store in captured) / sum(store.seconds for store in captured)
         names = ", ".join(one.config.name for one in self.lessons if one.held is not None)
         return {"name": names, "tokens_per_second": speed, **asdict(found)}
@@ -156,7 +157,7 @@ def _beside(config: RunConfig) -> list[dict[str, Any]]:
     """Return the curve of each run that this one is to be seen beside."""
     found = []
     for path in map(Path, config.evaluate.beside):
-        kept = record.read_json(path / "eval.json").get("held_out")
+        kept = files.read_json(path / "eval.json").get("held_out")
         if not kept:
             raise InputError(
                 f"evaluate.beside: {path} has no held-out curve; finish that run with "

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from audit import strict_yaml
-from distill import (
-    curriculum,
-    examination,
-    faculty,
-    hearing,
-    record,
-    student_tokenizer,
-    written,
-)
-from distill.corpus import Passage
-from distill.curriculum import Text
-from distill.lesson import Lesson
+from distill import examination, files
+from distill.evaluation.tasks import Task
+from distill.lessons import curriculum, hearing, written
+from distill.lessons.curriculum import Text
+from distill.lessons.lesson import Lesson
 from distill.session import Session
-from distill.tasks import Task
+from distill.teachers import faculty
+from distill.text import student_tokenizer
+from distill.text.corpus import Passage
 from student.vocabulary import Vocabulary
 
 
@@ -64,7 +59,7 @@ def prepare(session: Session) -> Ready:
     answers = written.gather(session, tokenizer, paths)
     text = curriculum.read(config, sides, tokenizer, vocabulary, answers)
     # Only now that the inputs are known to be good does the directory belong to this config.
-    record.write_text(session.out / "config.yaml", strict_yaml.dump(config))
+    files.write_text(session.out / "config.yaml", strict_yaml.dump(config))
     _write_passages(session.out / "heldout.jsonl", text.passages)
     return Ready(
         paths=paths,
@@ -79,4 +74,4 @@ def prepare(session: Session) -> Ready:
 def _write_passages(path: Path, passages: Sequence[Passage]) -> None:
     """Keep the held-out prompts with their true continuations, in the form audit reads."""
     rows = [json.dumps(asdict(passage), ensure_ascii=False) for passage in passages]
-    record.write_text(path, "".join(row + "\n" for row in rows))
+    files.write_text(path, "".join(row + "\n" for row in rows))

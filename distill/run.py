@@ -11,18 +11,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import cost, evaluate, objective, papers, record
-from distill.capture import Worker
+from distill import files
 from distill.checkpoint import Checkpoints
 from distill.config import RunConfig, load
 from distill.course import course
 from distill.errors import InputError, MismatchError
-from distill.evaluate import Measured
+from distill.evaluation import evaluate
+from distill.evaluation.evaluate import Measured
 from distill.examination import Examination, history
-from distill.papers import START
+from distill.loss import objective
+from distill.papers import bundle, cost
+from distill.papers.bundle import START
 from distill.prepare import Ready, prepare
 from distill.session import Notes, Progress, Say, Session, claim, hold
-from distill.store import Store
+from distill.store.capture import Worker
+from distill.store.store import Store
 from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
@@ -59,7 +62,7 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     done = claim(out, config)
     if done is not None:
         say(f"{out} is finished already; nothing to do")
-        evaluation = record.read_json(out / "eval.json")
+        evaluation = files.read_json(out / "eval.json")
         return Outcome(out=out, evaluation=evaluation, manifest=done, reused=True)
     device = devices.pick(config.device)
     session = Session(config=config, out=out, device=device, say=say, progress=progress)
@@ -71,7 +74,7 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     _train(session, _trainer(session, model, ready), exam)
     weights.save(model, ready.tokenizer, out / "student")
     _evaluate(session, model, ready, exam, notes)
-    manifest = papers.write(session, ready, _metrics(session), notes.values)
+    manifest = bundle.write(session, ready, _metrics(session), notes.values)
     _checkpoints(session).clear()
     return Outcome(out=out, evaluation=notes.values, manifest=manifest, reused=False)
 
@@ -216,7 +219,7 @@ def _forget_after(metrics: Path, step: int) -> None:
     """Drop rows of steps the checkpoint does not hold; they are taken again, to the same end."""
     if metrics.is_file():
         rows = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        record.write_text(metrics, "".join(rows[:step]))
+        files.write_text(metrics, "".join(rows[:step]))
 
 
 def _metrics(session: Session) -> list[Row]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from distill import record
-from distill.capture import Worker
+from distill import files, materials
 from distill.config import RunConfig, load
 from distill.errors import MismatchError, StorageError
+from distill.store.capture import Worker
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int, str], None]
@@ -59,12 +59,12 @@ class Notes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values = record.read_json(path)
+        self.values = files.read_json(path)
 
     def add(self, **figures: Any) -> None:
         """Add or replace figures."""
         self.values.update(figures)
-        record.write_json(self.path, self.values)
+        files.write_json(self.path, self.values)
 
 
 @contextmanager
@@ -113,8 +113,8 @@ def claim(out: Path, config: RunConfig) -> dict[str, Any] | None:
                 f"{out} holds a run with another config ({'; '.join(differs[:3])}); choose another "
                 "--out, or delete that directory."
             )
-    manifest = record.read_json(out / "manifest.json")
-    changed = record.changed(out, manifest) if manifest else []
+    manifest = files.read_json(out / "manifest.json")
+    changed = materials.changed(out, manifest) if manifest else []
     if changed:
         raise MismatchError(
             f"{out} was finished, but {', '.join(changed)} changed since; restore it, or delete "

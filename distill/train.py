@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from distill import objective
 from distill.batches import Batch
 from distill.config import OptimizerConfig, RunConfig
 from distill.errors import DistillError
-from distill.step_loss import StepLoss, Terms
+from distill.loss import objective
+from distill.loss.step_loss import StepLoss, Terms
 from distill.stopwatch import Stopwatch
 from student import balance, muon
 from student import device as devices

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from distill.config import OptimizerConfig
-from distill.corpus import Windows
-from distill.objective import CrossEntropy
+from distill.loss.objective import CrossEntropy
+from distill.text.corpus import Windows
 from student.config import V4Config
 from student.model import Student
 from tests.bench import learning, measure

@@ -27,6 +27,7 @@ def test_the_library_example_trains_a_step_writes_and_comes_back_from_disk(tmp_p
 def test_the_tree_names_every_module_of_the_packages():
     tree = README.split("## The tree")[1].split("```")[1]
     for package in ("student", "distill", "audit"):
-        for path in (Path(__file__).parents[1] / package).glob("*.py"):
+        root = Path(__file__).parents[1] / package
+        for path in [*root.glob("*.py"), *root.glob("*/*.py")]:
             known = path.name in tree or path.name.startswith(("released_", "__"))
             assert known or path.name == "errors.py", path

@@ -1,1 +1,1 @@
-"""Where a teacher comes from: a local model directory, or the one embedded in a package."""
+"""Teachers: where they are had from, whether they may teach, and what each says of a text."""

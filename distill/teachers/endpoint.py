@@ -21,7 +21,7 @@ from audit.question import Prompt, scoring, top_fields
 from audit.scores import Position, Scored
 from distill.errors import TeacherError
 from distill.signals import Sparse
-from distill.vocabulary import token_bytes
+from distill.text.vocabulary import token_bytes
 
 # Of the tokens a server writes, at most this share may be unknown to the student's tokenizer:
 # halves of characters that a server does not spell out are, another tokenizer's tokens are more.

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from audit.attest import tree_digest
 from distill.errors import TeacherError
 from distill.signals import Head
-from distill.vocabulary import logits
+from distill.text.vocabulary import logits
 from student import device as devices
 from student import weights
 from student.errors import WeightsError

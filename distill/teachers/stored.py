@@ -4,10 +4,10 @@ from collections import OrderedDict
 
 import torch
 
-from distill import shard
-from distill.shard import Tensors
 from distill.signals import Head, Hidden, Signal, Sparse, Text
-from distill.store import Store
+from distill.store import shard
+from distill.store.shard import Tensors
+from distill.store.store import Store
 
 # Shards that are mapped at once; the operating system counts maps.
 _OPEN = 256

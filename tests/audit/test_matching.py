@@ -11,7 +11,7 @@ import yaml
 
 from audit.attest import digest
 from audit.matching import matched
-from distill import objective
+from distill.loss import objective
 
 CONFIG: dict[str, Any] = {
     "seed": 0,

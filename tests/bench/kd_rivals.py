@@ -17,8 +17,8 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-from distill.fused_loss import distillation_loss
-from distill.objective import Divergence
+from distill.loss.fused_loss import distillation_loss
+from distill.loss.objective import Divergence
 from distill.signals import Head, Hidden
 
 IGNORED = -100

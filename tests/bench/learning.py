@@ -25,10 +25,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from distill import corpus, objective, sources, train
+from distill import train
 from distill.batches import Reading
 from distill.config import RunConfig, TextConfig, TrainConfig
-from distill.corpus import Windows
+from distill.loss import objective
+from distill.text import corpus, sources
+from distill.text.corpus import Windows
 from student.config import MLAConfig, V4Config
 from student.documents import Documents
 from student.model import Student

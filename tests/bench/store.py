@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 
-from distill import capture
-from distill.corpus import Windows
-from distill.fused_loss import distillation_loss
-from distill.objective import Divergence
-from distill.shard import Key, Mode, Sequences, join
+from distill.loss.fused_loss import distillation_loss
+from distill.loss.objective import Divergence
 from distill.signals import Head, Hidden, Signal, Text, sample, sparsify
-from distill.store import Store
+from distill.store import capture
+from distill.store.shard import Key, Mode, Sequences, join
+from distill.store.store import Store
 from distill.teachers.stored import Signals
+from distill.text.corpus import Windows
 from tests.bench import kd_rivals, measure
 from tests.bench.measure import CPU, Figures, Task
 

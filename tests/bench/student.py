@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.fused_loss import distillation_loss
-from distill.objective import CrossEntropy
+from distill.loss.fused_loss import distillation_loss
+from distill.loss.objective import CrossEntropy
 from distill.signals import Head
 from student import muon, v4_attention
 from student.device import has_fused_adamw

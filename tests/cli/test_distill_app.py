@@ -19,9 +19,10 @@ import yaml
 from audit import strict_yaml
 from audit.attest import tree_digest
 from cli import distill_app
-from distill import checkpoint, store
+from distill import checkpoint
 from distill.config import load
 from distill.resources import shipped
+from distill.store import store
 from distill.teachers import embedded
 from distill.train import Trainer
 from student import weights
@@ -482,7 +483,7 @@ def test_a_training_killed_at_any_moment_goes_on_one_step_back_at_most(runs, tmp
 
 KILLED_IN_CAPTURE = """
 import os, signal
-from distill.store import Store
+from distill.store.store import Store
 real = Store.put
 def put(self, number, *arguments):
     if self.path.name == "train" and number == 3:

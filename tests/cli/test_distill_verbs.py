@@ -10,10 +10,10 @@ import pytest
 from audit import strict_yaml
 from distill.config import RunConfig
 from distill.errors import MismatchError
-from distill.objective import CrossEntropy
-from distill.rollout_config import RejectionConfig, Same
+from distill.loss.objective import CrossEntropy
+from distill.rollout.config import RejectionConfig, Same
 from distill.run import capture
-from distill.store import Store
+from distill.store.store import Store
 from tests.fakes.commands import call, finish, refusal, start
 from tests.fakes.dialects import Behaviour
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.batches import Part, PickedRows, Reading, Route, Voice, WindowRows
-from distill.lesson import Said, routes
-from distill.scoring import Share
+from distill.lessons.lesson import Said, routes
+from distill.rollout.scoring import Share
 from distill.signals import Dense, Hidden, Mixture
 from tests.fakes.lessons import Heard, random_windows
 from tests.fakes.losses import drawn, hidden_teacher
@@ -243,8 +243,8 @@ def test_mixtures_come_before_their_teachers_alone():
     # The first teacher was asked about all windows, the second about three that both teach.
     both, first = (Share(0, 0.25), Share(1, 0.75)), (Share(0, 1.0),)
     said = [
-        Said(voices=((SOURCES[0], EVERY),), store=None),
-        Said(voices=((SOURCES[1], only(2, 5, 8)),), store=None),
+        Said(voices=((SOURCES[0], EVERY),), stores=()),
+        Said(voices=((SOURCES[1], only(2, 5, 8)),), stores=()),
     ]
     found = routes(said, {-1: first, 0: both})
     assert [len(route.voices) for route in found] == [2, 1]
@@ -256,13 +256,13 @@ def test_mixtures_come_before_their_teachers_alone():
 
 def test_a_mixture_of_which_one_says_nothing_is_no_route():
     both, second = (Share(0, 0.5), Share(1, 0.5)), (Share(1, 1.0),)
-    said = [None, Said(voices=((SOURCES[1], EVERY),), store=None)]
+    said = [None, Said(voices=((SOURCES[1], EVERY),), stores=())]
     assert routes(said, {0: both}) == []
     assert [len(route.voices) for route in routes(said, {0: both, 1: second})] == [1]
 
 
 def test_a_teacher_of_two_voices_gives_two_routes_in_their_order():
-    said = [Said(voices=((SOURCES[0], only(1)), (SOURCES[1], EVERY)), store=None)]
+    said = [Said(voices=((SOURCES[0], only(1)), (SOURCES[1], EVERY)), stores=())]
     found = routes(said, {-1: (Share(0, 1.0),)})
     first, second = Reading(WINDOWS, found).of(np.array([0, 1])).parts
     assert (first.signal(CPU).logits_NV[:, 0] == 0).all()

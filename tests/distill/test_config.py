@@ -11,7 +11,7 @@ from audit import strict_yaml
 from audit.errors import ConfigError
 from distill.config import RunConfig, load
 from distill.errors import InputError
-from distill.objective import CrossEntropy, Divergence, Prediction, Router, Term
+from distill.loss.objective import CrossEntropy, Divergence, Prediction, Router, Term
 from distill.resources import shipped
 
 STATED = (

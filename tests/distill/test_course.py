@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from distill import objective
 from distill.batches import Reading
 from distill.course import course
 from distill.errors import InputError, MismatchError
-from distill.on_policy import OnPolicy
+from distill.loss import objective
 from distill.prepare import Ready, prepare
-from distill.rollout_config import RolloutConfig
+from distill.rollout.config import RolloutConfig
+from distill.rollout.on_policy import OnPolicy
 from distill.signals import Hidden, Sparse
-from distill.vocabulary import logits
+from distill.text.vocabulary import logits
 from student.model import Student
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
 from tests.fakes.sessions import (
@@ -102,7 +102,7 @@ def test_scored_answers_are_learnt_from_what_their_writer_held_likely(place, tmp
             ready, made = begun(config, tmp_path / str(len(teachers)))
             text, number = ready.text, len(teachers) - 1
             (mine,) = np.nonzero(text.train.tag == -2 - number)
-            assert len(ready.lessons[number].train.store.shards) > 1
+            assert len(ready.lessons[number].train.stores[0].shards) > 1
             (part,) = made.of(mine).parts
             said, known = part.signal(CPU), text.scored[number].take(part.at_M)
             assert isinstance(said, Sparse)

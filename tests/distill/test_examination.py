@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill import objective
 from distill.errors import InputError
 from distill.examination import Examination, history, load
+from distill.files import write_json
+from distill.loss import objective
 from distill.prepare import prepare
-from distill.record import write_json
 from student.model import Student
 from tests.fakes.endpoints import Server, TinyModel
 from tests.fakes.sessions import (

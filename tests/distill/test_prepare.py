@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from audit import strict_yaml
-from distill import objective
 from distill.config import SignalConfig, TeacherConfig
-from distill.curriculum import scored_tag
 from distill.errors import InputError
+from distill.lessons.curriculum import scored_tag
+from distill.loss import objective
 from distill.prepare import prepare
 from distill.terms import TermsError
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
@@ -121,7 +121,7 @@ def test_what_teachers_write_is_text_of_the_training_side(place, tmp_path, serve
     assert list(ready.text.scored) == [0]
     scored, (source, _) = ready.lessons[0], ready.lessons[0].train.voices[0]
     assert scored.tokens == ready.text.train.weights[ready.text.train.tag < -1].size
-    assert source.store is scored.train.store
+    assert source.store is scored.train.stores[0]
 
 
 def test_answers_that_no_window_reaches_are_refused(place, tmp_path, server):

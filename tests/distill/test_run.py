@@ -18,8 +18,7 @@ from audit.attest import digest, tree_digest
 from audit.errors import EndpointError
 from distill.config import EvaluateConfig, OptimizerConfig, RunConfig, SignalConfig, TrainConfig
 from distill.errors import MismatchError
-from distill.inspection import inspect
-from distill.objective import (
+from distill.loss.objective import (
     ChunkLikelihood,
     CrossEntropy,
     Divergence,
@@ -28,9 +27,10 @@ from distill.objective import (
     Router,
     SampledReverseKL,
 )
-from distill.rollout_config import RolloutConfig
+from distill.papers.inspection import inspect
+from distill.rollout.config import RolloutConfig
 from distill.run import control_of
-from distill.store import Store
+from distill.store.store import Store
 from distill.terms import TermsError
 from distill.train import Trainer
 from student.catalogue import presets

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill import capture
-from distill.capture import Worker
-from distill.corpus import Windows
-from distill.shard import Key, Mode
 from distill.signals import Head
-from distill.store import Store
+from distill.store import capture
+from distill.store.capture import Worker
+from distill.store.shard import Key, Mode
+from distill.store.store import Store
+from distill.text.corpus import Windows
 
 VOCAB, WIDTH, LENGTH, WINDOWS = 300, 8, 16, 13
 SHARD_TOKENS = 2 * LENGTH  # seven shards, the last half full

@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from audit.attest import digest
-from distill.vocabulary import token_bytes
+from distill.text.vocabulary import token_bytes
 from tests.fakes.dialects import Behaviour, Refusal, respond
 from tests.fakes.teachers import sentences, tiny_teacher
 

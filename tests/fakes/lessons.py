@@ -7,8 +7,8 @@ import torch
 
 from distill.batches import Reading, Route, WindowRows
 from distill.config import RunConfig
-from distill.corpus import Windows
 from distill.signals import Signal, Sparse, sparsify
+from distill.text.corpus import Windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from distill import divergences
-from distill.fused_loss import Loss
-from distill.objective import (
+from distill.loss import divergences
+from distill.loss.fused_loss import Loss
+from distill.loss.objective import (
     ChunkLikelihood,
     CrossEntropy,
     Divergence,

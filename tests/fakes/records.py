@@ -3,9 +3,10 @@
 import random
 from typing import Any
 
-from distill.bill import Asked, Prices, bill
-from distill.ledger import counted
-from distill.work import served
+from distill.papers.bill import bill
+from distill.papers.ledger import counted
+from distill.papers.work import served
+from distill.prices import Asked, Prices
 
 SHA = "9f2c" * 16
 LONG = (

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from audit.question import EndpointConfig
-from distill import shard
 from distill.config import AnswersConfig, RunConfig, TeacherConfig
-from distill.corpus import Windows
+from distill.loss.objective import ChunkLikelihood, CrossEntropy
 from distill.run import Outcome, run
 from distill.session import Session
 from distill.signals import Signal
-from distill.store import Store
+from distill.store import shard
+from distill.store.store import Store
 from distill.teachers.local import LocalTeacher
 from distill.terms import Terms
-from distill.vocabulary import logits
+from distill.text.corpus import Windows
+from distill.text.vocabulary import logits
 from tests.fakes.endpoints import TINY, Server
 from tests.fakes.runs import still
 from tests.fakes.teachers import (
@@ -57,6 +58,20 @@ def small_config(directory: Path, **changes: Any) -> RunConfig:
     if not (directory / "text.jsonl").is_file():
         documents_file(directory / "text.jsonl", count=12, length=8)
     return tiny_config(directory, **changes)
+
+
+def called(place: Path, name: str, **changes: Any) -> TeacherConfig:
+    """Return the teacher in the directory of this name."""
+    stated = small_config(place).teachers[0]
+    return replace(stated, name=name, path=str(place / name), **changes)
+
+
+def across(place: Path, **changes: Any) -> RunConfig:
+    """Return a run of a teacher with another tokenizer than the student's, heard by chunks."""
+    text = replace(small_config(place).text, tokenizer=str(place / "teacher"))
+    loss = ChunkLikelihood(temperature=10.0), CrossEntropy(weight=0.1)
+    stated = {"teachers": (called(place, "stranger"),), "text": text, "loss": loss}
+    return small_config(place, **stated | changes)
 
 
 def session(config: RunConfig, out: Path, say: Said | None = None, **changes: Any) -> Session:

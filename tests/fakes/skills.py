@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distill.tasks import Answerer
+from distill.evaluation.tasks import Answerer
 from tests.fakes.teachers import byte_pairs
 
 VOCAB = 259  # begin, end, padding, and every byte

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from distill.shard import Key, Mode, Sequences
 from distill.signals import Head, Hidden, Signal, Text, sample, sparsify
-from distill.store import Store
+from distill.store.shard import Key, Mode, Sequences
+from distill.store.store import Store
 
 VOCAB = 300
 LENGTHS = (5, 1, 10)

@@ -1,0 +1,88 @@
+"""Files of a run, read with a sentence for what is wrong and written whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distill.errors import InputError, StorageError
+
+
+def read_text(path: Path) -> str:
+    """Return a user's text file.
+
+    Raises:
+        InputError: the file is missing, a directory, empty or not UTF-8; says which.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the name.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a directory; name a file.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
+        ) from error
+    if not text.strip():
+        raise InputError(f"{path} is empty; put something in it or name another file.")
+    return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in `path`, or an empty one when there is no such file.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged; delete it and run again.") from error
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically.
+
+    Raises:
+        StorageError: the disk refused; what stood there still stands.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; what was finished is kept, "
+            "so free space and run the same command again."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically, indented for a reader."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a neighbouring file, then rename it to `path`."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,210 @@
+"""What teachers write for the student to learn from: answers to the run's prompts.
+
+Text alone is read like any other text. A server that gives its likeliest tokens beside the text is
+heard twice: its answers are the text, and what it held likely at each place is the signal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit.attest import digest
+from distill.config import AnswersConfig, TeacherConfig
+from distill.errors import InputError
+from distill.lessons.scored import Scored
+from distill.rollout import rejection
+from distill.rollout.config import Anything
+from distill.rollout.rejection import Question
+from distill.session import Session
+from distill.teachers.endpoint import EndpointTeacher
+from distill.teachers.local import LocalTeacher, write
+from distill.teachers.served import served
+from distill.text import chat, sources
+from distill.text.sources import Document
+
+_ACCEPTED = "accepted.jsonl"
+# Not the run's: runs that share signal.path share what teachers wrote, as they share signals.
+_SEED = 0
+
+
+def questions(config: AnswersConfig) -> list[Question]:
+    """Return the prompts a teacher is asked, with references where answers are checked.
+
+    Raises:
+        InputError: the file cannot be read, or a row lacks what is needed.
+    """
+    checked = not all(isinstance(one, Anything) for one in config.select.checkers)
+    return rejection.read_questions(Path(config.prompts), answered=checked)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWriter:
+    """A teacher on disk that answers."""
+
+    teacher: LocalTeacher
+    config: AnswersConfig
+
+    def write(self, prompts: Sequence[str], seed: int) -> list[str]:
+        """Return an answer to each prompt; the same ones for the same prompts and seed."""
+        begun = [_begun(self.teacher.tokenizer, prompt, self.config) for prompt in prompts]
+        config = self.config
+        return write(self.teacher, begun, config.max_new_tokens, config.temperature, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedWriter:
+    """A served teacher that answers; the server puts prompts into its own template."""
+
+    teacher: EndpointTeacher
+    config: AnswersConfig
+
+    def write(self, prompts: Sequence[str], seed: int) -> list[str]:
+        """Return an answer to each prompt; those in the log come from there."""
+        config = self.config
+        # Servers take seeds of 32 bits; one that honours none still gives what its log has.
+        return self.teacher.answer(
+            prompts,
+            max_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=seed % 2**31,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What all teachers wrote.
+
+    Attributes:
+        documents: of the training side.
+        scored: by the number of the teacher.
+    """
+
+    documents: list[Document]
+    scored: dict[int, list[Scored]]
+
+
+def gather(session: Session, tokenizer: Any, paths: Sequence[Path | None]) -> Written:
+    """Return what the teachers that write have written, asking for what is not on disk.
+
+    Args:
+        session: of the run; what another run with its signal.path was told is not asked again.
+        tokenizer: the student's.
+        paths: of the teachers on disk, None for the served.
+
+    Raises:
+        InputError: a prompt file cannot be used, or no answer was accepted.
+        TeacherError, EndpointError, BudgetError: a teacher cannot be asked.
+    """
+    found, scored = [], {}
+    for number, (config, path) in enumerate(zip(session.config.teachers, paths, strict=True)):
+        place = session.place(config.name)
+        if config.answers is None:
+            continue
+        if path is not None:
+            teacher = LocalTeacher(config.name, path, device=session.device, dtype=torch.float32)
+            writer = LocalWriter(teacher, config.answers)
+            sha256 = teacher.sha256
+            found += documents(session, config, writer, place, teacher_sha256=sha256)
+            continue
+        assert config.endpoint is not None
+        with served(session, config, tokenizer, place) as asked:
+            if config.says == "top_logprobs":
+                scored[number] = _with_top(session, config, asked, tokenizer)
+                continue
+            sha256 = digest([config.endpoint.base, config.endpoint.model, config.endpoint.system])
+            answering = ServedWriter(asked, config.answers)
+            found += documents(session, config, answering, place, teacher_sha256=sha256)
+    return Written(documents=found, scored=scored)
+
+
+def _with_top(
+    session: Session, config: TeacherConfig, teacher: EndpointTeacher, tokenizer: Any
+) -> list[Scored]:
+    """Return one answer to each prompt with the teacher's likeliest tokens."""
+    assert config.answers is not None
+    answers = config.answers
+    asked = questions(answers)
+    found = teacher.answer_with_top(
+        [question.prompt for question in asked],
+        max_tokens=answers.max_new_tokens,
+        temperature=answers.temperature,
+        seed=_SEED,
+        tell=lambda done, total: session.progress("answers", done, total, config.name),
+    )
+    rows = []
+    for question, answer in zip(asked, found, strict=True):
+        ids = tokenizer(_begun(tokenizer, question.prompt, answers), add_special_tokens=False)
+        prompt = ids["input_ids"]
+        if prompt[:1] != [tokenizer.bos_token_id]:
+            prompt = [tokenizer.bos_token_id, *prompt]
+        if answer.tokens:
+            tokens = (*prompt, *answer.tokens)
+            rows.append(Scored(tokens=tokens, first=len(prompt), signal=answer.signal))
+    if not rows:
+        raise InputError(f"{answers.prompts}: {config.name!r} answered nothing to any prompt.")
+    return rows
+
+
+def _begun(tokenizer: Any, prompt: str, config: AnswersConfig) -> str:
+    if config.form == "text":
+        return prompt
+    return chat.begin(tokenizer, ({"role": "user", "content": prompt},))
+
+
+def documents(
+    session: Session,
+    config: TeacherConfig,
+    writer: LocalWriter | ServedWriter,
+    place: Path,
+    *,
+    teacher_sha256: str,
+) -> list[Document]:
+    """Return what is kept of a teacher's answers, asking for those that are not on disk.
+
+    Args:
+        session: of the run.
+        config: the teacher's; has answers.
+        writer: who answers.
+        place: of the teacher's files.
+        teacher_sha256: of the teacher.
+
+    Raises:
+        InputError: no answer was accepted.
+        MismatchError: answers on disk are of another teacher, prompts or settings.
+        StorageError: the disk refused.
+    """
+    assert config.answers is not None
+    answers = config.answers
+    out = place / "answers"
+    summary = rejection.sample(
+        questions(answers),
+        writer,
+        answers.select,
+        out,
+        teacher_sha256=digest(
+            [teacher_sha256, answers.form, answers.max_new_tokens, answers.temperature]
+        ),
+        seed=_SEED,
+        progress=lambda done, total: session.progress("answers", done, total, config.name),
+    )
+    session.say(
+        f"{config.name}: {summary.accepted:,} of {summary.answers:,} answers accepted, "
+        f"{summary.kept:,} kept; {summary.prompts_without:,} of {summary.prompts:,} prompts "
+        "without one"
+    )
+    if not summary.kept:
+        raise InputError(
+            f"{answers.prompts}: none of the {summary.answers} answers of {config.name!r} was "
+            f"accepted; look at {out / 'answers.jsonl'} and the checkers."
+        )
+    found = sources.load([str(out / _ACCEPTED)])
+    return found if answers.form == "chat" else [_plain(document) for document in found]
+
+
+def _plain(document: Document) -> Document:
+    """Return a question and its answer as one text."""
+    text = "".join(str(message["content"]) for message in document.messages)
+    return replace(document, text=text, messages=())

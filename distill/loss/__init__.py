@@ -1,0 +1,1 @@
+"""The loss: its terms, their mathematics, and the engine that never holds all logits."""

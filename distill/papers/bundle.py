@@ -1,0 +1,77 @@
+"""The papers of a finished run: page, model card, bill of materials, manifest.
+
+The manifest is written last: a directory that has one is finished.
+"""
+
+from typing import Any
+
+from audit import strict_yaml
+from audit.attest import file_digest
+from distill import files, materials
+from distill.config import RunConfig
+from distill.papers import bom, record
+from distill.papers.card import model_card
+from distill.papers.page import render_run
+from distill.prepare import Ready
+from distill.resources import shipped
+from distill.session import Session
+from distill.text import student_tokenizer
+from distill.train import Row
+from student.sizes import count_parameters, kv_cache_bytes_per_token
+
+START = "checkpoints/step-000000"
+OUTPUTS = ("config.yaml", "metrics.jsonl", "eval.json", "heldout.jsonl", "student", START)
+
+
+def write(
+    session: Session, ready: Ready, metrics: list[Row], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """Write page, card, bill of materials and, last, the manifest, which is returned."""
+    config, out = session.config, session.out
+    resolved = strict_yaml.dump(config)
+    counted = count_parameters(config.student, ready.vocabulary.size)
+    manifest = record.manifest(
+        config=config,
+        config_text=resolved,
+        device=session.device,
+        inputs=_inputs(config, ready),
+        outputs=materials.outputs(out, OUTPUTS),
+        teachers=[
+            record.teacher(one.config, sha256=one.sha256, tokens=one.tokens, model=one.model)
+            for one in ready.lessons
+        ],
+        tokens=metrics[-1]["tokens"],
+        sizes={
+            "parameters": counted.total,
+            "active_parameters": counted.active,
+            "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config.student),
+        },
+        vocabularies=[{"teacher": one.config.name, **one.vocabulary} for one in ready.lessons],
+    )
+    title = "Distillation run" if config.is_taught else "Control run"
+    page = render_run(metrics, evaluation, manifest, resolved, title)
+    files.write_text(out / "run.html", page)
+    files.write_text(out / "README.md", model_card(evaluation, manifest))
+    files.write_json(out / bom.FILE, bom.bill_of_materials(manifest, evaluation))
+    files.write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _inputs(config: RunConfig, ready: Ready) -> list[dict[str, str]]:
+    """Return a line for everything that went in, pinned by digest."""
+    line = materials.material
+    rows = []
+    for one in ready.lessons:
+        licence = f"licence as stated: {one.config.licence or 'none'}"
+        kind = "teacher weights" if one.path else "teacher's answers"
+        rows.append(line(one.config.name, kind, one.sha256, licence))
+    tokenizer = student_tokenizer.file(config.text.tokenizer, ready.paths)
+    rows.append(line("tokenizer.json", "tokenizer", file_digest(tokenizer)))
+    rows.append(line(", ".join(config.text.sources), "text", ready.text.sha256))
+    if "prompts" in config.text.sources:
+        sha256 = file_digest(shipped("seeds/prompts.jsonl"))
+        rows.append(line("seeds/prompts.jsonl", "prompts", sha256))
+    for one in ready.lessons:
+        for what, store in one.stores():
+            rows.append(line(f"{what}, {one.config.name}", "teacher signals", store.sha256()))
+    return rows

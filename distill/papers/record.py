@@ -1,0 +1,125 @@
+"""The record of a run: a manifest that pins what went in, who taught, and what came out.
+
+`manifest.json` (schema `spiritsafe.run/2`) is written last; a directory that has one is finished.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import audit
+import distill
+import student
+from audit.attest import digest, file_digest
+from distill.config import RunConfig, TeacherConfig
+from distill.loss import objective
+from student import device as devices
+from student.released_fields import MLA, V4
+
+SCHEMA = "spiritsafe.run/2"
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "spiritsafe")
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of what a run's numbers depend on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_digest() -> str:
+    """Return one digest of the sources a run depends on, as they are installed."""
+    files = []
+    for package in (audit, distill, student):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            name = f"{root.name}/{path.relative_to(root).as_posix()}"
+            files.append([name, file_digest(path)])
+    return digest(files)
+
+
+def teacher(stated: TeacherConfig, *, sha256: str, tokens: int, model: str = "") -> dict[str, Any]:
+    """Return the manifest's row of a teacher.
+
+    Args:
+        stated: what the config says of it; its terms and obligations are copied.
+        sha256: of its weights, or of the log of what it answered.
+        tokens: positions of training it spoke of; 0 for a teacher that only measures.
+        model: what a served teacher calls itself.
+    """
+    terms = None if stated.terms is None else asdict(stated.terms)
+    return {
+        "name": stated.name,
+        "kind": "weights on disk" if stated.endpoint is None else f"served, {stated.says}",
+        "model": model,
+        "sha256": sha256,
+        "licence": stated.licence,
+        "owned": stated.owned,
+        "terms": terms,
+        "obligations": list(terms["obligations"]) if terms else [],
+        "weight": stated.weight,
+        "tags": list(stated.tags),
+        "tokens": tokens,
+    }
+
+
+def manifest(
+    *,
+    config: RunConfig,
+    config_text: str,
+    device: torch.device,
+    inputs: list[dict[str, str]],
+    outputs: list[dict[str, str]],
+    teachers: Sequence[Mapping[str, Any]],
+    tokens: int,
+    sizes: Mapping[str, int | float],
+    vocabularies: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the manifest of a finished run.
+
+    Args:
+        config: the resolved config; its terms of the loss are listed with their names.
+        config_text: the same, as written.
+        device: where the run was computed.
+        inputs: lines of `material`.
+        outputs: lines of `outputs`.
+        teachers: rows of `teacher`.
+        tokens: positions the student was trained on.
+        sizes: of the student.
+        vocabularies: for each teacher on disk, `teacher` and how its tokens meet the student's.
+    """
+    found = versions()
+    named = zip(objective.names(config.loss), config.loss, strict=True)
+    layout = V4 if config.student.family == "v4" else MLA
+    return {
+        "schema": SCHEMA,
+        "tool": f"spiritsafe {found.get('spiritsafe', 'unknown')}",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "run": {
+            "role": "student" if config.is_taught else "control",
+            "seed": config.seed,
+            "steps": config.train.steps,
+            "tokens": tokens,
+            "dtype": str(devices.compute_dtype(device, config.dtype)).removeprefix("torch."),
+            **sizes,
+        },
+        "student": {"family": config.student.family, "model_type": layout.model_type},
+        "losses": [{"name": name, **asdict(term)} for name, term in named],
+        "teachers": list(teachers),
+        "vocabularies": list(vocabularies),
+        "inputs": inputs,
+        "outputs": outputs,
+        "device": devices.describe(device),
+        "packages": found,
+        "code": {"version": found.get("spiritsafe", "unknown"), "sha256": code_digest()},
+        "config_sha256": digest(config_text),
+    }

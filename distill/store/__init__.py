@@ -1,0 +1,1 @@
+"""Teacher signals on disk: shards in a hash chain, filled by capture, taken out and put in."""

@@ -1,0 +1,72 @@
+"""The teachers of a run before they are asked: whether they may teach, and where they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill import terms
+from distill.config import EMBEDDED, RunConfig, TeacherConfig
+from distill.errors import InputError
+from distill.loss.compatibility import require_served
+from distill.loss.objective import ChunkLikelihood, SortedL1
+from distill.session import Say
+from distill.signals import Chunks, Hidden, Signal, Sparse, Text
+from distill.teachers import embedded
+
+
+def admit(config: RunConfig, say: Say) -> None:
+    """Refuse teachers whose terms, as stated, do not permit this; say what the others oblige to.
+
+    A control learns from no teacher, so it is asked for none.
+
+    Raises:
+        TermsError: a teacher's terms say no, or are missing.
+    """
+    if not config.is_taught:
+        return
+    for teacher in config.teachers:
+        for obligation in terms.check(teacher.name, teacher.owned, teacher.terms):
+            say(f"{teacher.name} obliges to: {obligation}")
+
+
+def require_heard(config: RunConfig) -> None:
+    """See that the teachers give what the terms of the loss need.
+
+    Raises:
+        MismatchError: names the term that no teacher serves.
+    """
+    reading = [teacher for teacher in config.teachers if teacher.path is not None]
+    kind = Hidden if config.signal.mode == "hidden" else Sparse
+    given: list[type[Signal]] = [kind] * bool(reading)
+    served = [teacher for teacher in config.teachers if teacher.endpoint is not None]
+    if any(teacher.says != "text" for teacher in served):
+        given.append(Sparse)
+    if reading and any(isinstance(t, ChunkLikelihood | SortedL1) for t in config.loss):
+        # Which of these a teacher gives, its tokenizer will tell.
+        given += [Chunks, Hidden]
+    own: list[type[Signal]] = []
+    if config.rollout.fraction:
+        own = [Hidden if config.rollout.estimator == "full" else Text]
+    require_served(config.loss, given, own)
+
+
+def locate(teachers: Sequence[TeacherConfig], say: Say) -> list[Path | None]:
+    """Return the directory of each teacher on disk, None for the served.
+
+    Raises:
+        InputError: there is no model there.
+        TeacherError: the embedded teacher is not installed.
+    """
+    return [None if teacher.path is None else _place(teacher, say) for teacher in teachers]
+
+
+def _place(teacher: TeacherConfig, say: Say) -> Path:
+    assert teacher.path is not None
+    if teacher.path == EMBEDDED:
+        return embedded.ensure(say)
+    path = Path(teacher.path)
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"teacher {teacher.name!r}: {path} holds no model (no config.json); name the directory "
+            "of a transformers causal language model, or embedded."
+        )
+    return path

@@ -1,0 +1,1 @@
+"""A lab's own text: read, cut into tokens, packed into windows, matched across tokenizers."""
