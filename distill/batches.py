@@ -23,6 +23,11 @@ Array = npt.NDArray[np.int64]
 class Source(Protocol):
     """Where a teacher's signal on some text is had from: a store, or what was just asked."""
 
+    @property
+    def kind(self) -> type[Signal]:
+        """What kind of signal it gives."""
+        ...
+
     def at(self, row_M: torch.Tensor, device: torch.device) -> Signal:
         """Return what is said at these rows (int64, on the CPU), on `device`."""
         ...
@@ -56,6 +61,13 @@ class Part:
     at_M: torch.Tensor
     voices: tuple[Voice, ...] = ()
     own: bool = False
+
+    @property
+    def kind(self) -> type[Signal] | None:
+        """What kind of signal the teachers give; None without one."""
+        if not self.voices:
+            return None
+        return self.voices[0].source.kind if len(self.voices) == 1 else Mixture
 
     def signal(self, device: torch.device) -> Signal | None:
         """Return what the teachers say at all positions of the part."""

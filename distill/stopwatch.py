@@ -28,6 +28,15 @@ class Stopwatch:
         yield
         self.add(name, self._now() - began)
 
+    @contextmanager
+    def apart(self, name: str, inside: str) -> Iterator[None]:
+        """Count the time of the block for `name`, and not for the stage that it is `inside` of."""
+        began = self._now()
+        yield
+        seconds = self._now() - began
+        self.add(name, seconds)
+        self.add(inside, -seconds)
+
     def add(self, name: str, seconds: float) -> None:
         """Count seconds measured elsewhere for `name`."""
         self.spent[name] = self.spent.get(name, 0.0) + seconds

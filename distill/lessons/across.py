@@ -47,6 +47,11 @@ class Picked:
     source: Source
     row_P: torch.Tensor
 
+    @property
+    def kind(self) -> type[Signal]:
+        """What kind of signal it gives."""
+        return self.source.kind
+
     def at(self, row_M: torch.Tensor, device: torch.device) -> Signal:
         """Return what is said at these rows, on `device`."""
         return self.source.at(self.row_P[row_M], device)

@@ -92,6 +92,11 @@ class Translated:
     source: Source
     token_V: torch.Tensor
 
+    @property
+    def kind(self) -> type[Sparse]:
+        """What kind of signal it gives."""
+        return Sparse
+
     def at(self, row_P: torch.Tensor, device: torch.device) -> Sparse:
         """Return what is said at these rows of the source, on `device`."""
         said = self.source.at(row_P, device)

@@ -91,8 +91,8 @@ def _serves(term: Term, kind: type[Signal]) -> bool:
     return kind is Hidden
 
 
-def serves(term: VocabularyTerm, kind: type) -> bool:
-    """Tell whether a kind of signal (NoneType for no teacher) serves a term."""
+def serves(term: VocabularyTerm, kind: type[Signal] | None) -> bool:
+    """Tell whether a kind of signal (None for no teacher) serves a term."""
     served = _served_by(term)
     return served is None or kind in served
 

@@ -6,10 +6,12 @@ student's head and one with the teacher's, whatever the terms. Masked positions 
 the first product. What the terms make of a tile is `dense_grader`'s, where a teacher's whole
 distribution is known, and `sparse_grader`'s elsewhere.
 
-Shapes: N positions, M that count, T of a tile, D hidden size, V vocabulary, J terms.
+Shapes: N positions, M of a piece that count, T of a tile, D hidden size, V vocabulary, K terms of a
+piece, J of all pieces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -40,11 +42,42 @@ class Loss(NamedTuple):
     parts: tuple[torch.Tensor, ...]
 
 
+class Losses(NamedTuple):
+    """The loss of several pieces of one batch, and each one's terms.
+
+    Attributes:
+        total: scalar with a gradient: the weighted sum of the terms of each piece, which counts as
+            much as it has positions.
+        parts: of each piece what `Loss.parts` is.
+    """
+
+    total: torch.Tensor
+    parts: tuple[tuple[torch.Tensor, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Positions of a batch that the same teachers speak of.
+
+    Attributes:
+        at_M: int64, which of the batch's N positions; none is in two pieces.
+        row_M: int64, their rows in what the teachers say.
+        terms: what to minimise there; one of weight 0 is reported and has no gradient.
+        hear: returns what the teachers say, or None. It is called when the piece's turn comes, so
+            no more than one piece's heads have to be there at a time.
+    """
+
+    at_M: torch.Tensor
+    row_M: torch.Tensor
+    terms: tuple[VocabularyTerm, ...]
+    hear: Callable[[], Signal | None]
+
+
 class Grader(Protocol):
     """What makes of a tile of logits the gradient of the terms."""
 
     def __call__(self, logits_TV: torch.Tensor, at: slice) -> torch.Tensor:
-        """Overwrite the logits of the positions `at` of M; return the sum of each term `[J]`."""
+        """Overwrite the logits of the positions `at` of M; return the sum of each term `[K]`."""
         ...
 
 
@@ -75,29 +108,44 @@ def distillation_loss(
     Raises:
         MismatchError: the signal cannot serve a term, or is over another vocabulary.
     """
-    check(terms, None if signal is None else type(signal))
-    check_sizes(terms, signal, len(head.weight_VT))
-    if not terms:
-        return Loss(hidden_ND.sum() * 0, ())
-    given = _Given(labels_N, kept_M, signal, tuple(terms), head.softcap, dtype)
+    piece = Piece(at_M=kept_M, row_M=kept_M, terms=tuple(terms), hear=lambda: signal)
+    found = distillation_losses(hidden_ND, head, labels_N, [piece], dtype=dtype)
+    return Loss(found.total, found.parts[0])
+
+
+def distillation_losses(
+    hidden_ND: torch.Tensor,
+    head: Head,
+    labels_N: torch.Tensor,
+    pieces: Sequence[Piece],
+    *,
+    dtype: torch.dtype,
+) -> Losses:
+    """Return the loss of a batch in pieces, which share one cast and one gradient of the head.
+
+    Everything else is as in `distillation_loss`.
+
+    Raises:
+        MismatchError: a signal cannot serve a term, or is over another vocabulary.
+    """
+    given = _Given(labels_N, tuple(pieces), head.softcap, dtype)
     learn = torch.is_grad_enabled()
     total, parts_J = _Fused.apply(hidden_ND, head.weight_VT, head.bias_V, given, learn)
-    return Loss(total, tuple(parts_J.unbind()))
+    parts = parts_J.split([len(piece.terms) for piece in pieces])
+    return Losses(total, tuple(tuple(part_K.unbind()) for part_K in parts))
 
 
 class _Given(NamedTuple):
     """What the loss is computed from, tensors with gradients aside."""
 
     labels_N: torch.Tensor
-    kept_M: torch.Tensor
-    signal: Signal | None
-    terms: tuple[VocabularyTerm, ...]
+    pieces: tuple[Piece, ...]
     softcap: float | None
     dtype: torch.dtype
 
 
 class _Fused(torch.autograd.Function):
-    """The tiles: (total, the terms' means `[J]`)."""
+    """The tiles: (total, the means `[J]` of all pieces' terms, one after another)."""
 
     @staticmethod
     def forward(
@@ -111,17 +159,18 @@ class _Fused(torch.autograd.Function):
         needed = [learn and need for need in ctx.needs_input_grad[:3]]
         wide = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
         dtype = wide if wide == torch.float64 else given.dtype
-        hidden_MD = hidden_ND.index_select(0, given.kept_M).to(dtype)
         head = Head(weight_VD.to(dtype), bias_V, given.softcap)
-        grads = _Gradients(hidden_MD, head, needed, wide)
-        sums_J = _walk(hidden_MD, head, given, grads, wide)
-        means_J = sums_J / max(len(given.kept_M), 1)
-        total = sum(
-            (t.weight * mean for t, mean in zip(given.terms, means_J.unbind(), strict=True)),
-            start=means_J.new_zeros(()),
-        )
-        ctx.save_for_backward(given.kept_M, *grads.means())
-        ctx.shape = hidden_ND.shape
+        count = max(sum(len(piece.at_M) for piece in given.pieces), 1)
+        grads = _Gradients(hidden_ND, head, needed, wide, count)
+        walk = _Walk(hidden_ND, head, given.labels_N, grads, wide)
+        total, means = torch.zeros((), dtype=wide, device=hidden_ND.device), []
+        for piece in given.pieces:
+            sums_K = walk(piece)
+            weight_K = sums_K.new_tensor([term.weight for term in piece.terms])
+            total += (weight_K * sums_K).sum() / count
+            means.append(sums_K / max(len(piece.at_M), 1))
+        means_J = torch.cat(means) if means else total.new_zeros(0)
+        ctx.save_for_backward(*grads.found())
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden_ND, weight_VD, bias_V)]
         ctx.mark_non_differentiable(means_J)
         return total, means_J
@@ -129,18 +178,14 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept_M, *means = ctx.saved_tensors
+        found = ctx.saved_tensors
         scale, alone = grads[0], _let_go(ctx)
         # The gradient of a head is as large as the head: it is scaled where it lies, if it may be.
         scaled = [
             None if x is None else (x.mul_(scale) if alone else x * scale).to(dtype)
-            for x, dtype in zip(means, ctx.dtypes, strict=True)
+            for x, dtype in zip(found, ctx.dtypes, strict=True)
         ]
-        grad_MD, grad_VD, grad_V = scaled
-        grad_ND = None
-        if grad_MD is not None:
-            grad_ND = grad_MD.new_zeros(ctx.shape).index_copy_(0, kept_M, grad_MD)
-        return grad_ND, grad_VD, grad_V, None, None
+        return *scaled, None, None
 
 
 def _let_go(ctx: Any) -> bool:
@@ -152,29 +197,58 @@ def _let_go(ctx: Any) -> bool:
         return True
 
 
-def _walk(
-    hidden_MD: torch.Tensor, head: Head, given: _Given, grads: "_Gradients", wide: torch.dtype
-) -> torch.Tensor:
-    """Go through the tiles, adding to `grads`; return the sum of each term `[J]`."""
-    signal = given.signal
-    if not isinstance(signal, WHOLE):
-        signal = None if signal is None else signal.take(given.kept_M)
-    rows = tile_rows(len(head.weight_VT), hidden_MD.device)
-    tiles = cut(_ends(signal, len(hidden_MD)), rows)
-    rows = max((at.stop - at.start for at in tiles), default=0)
-    project = Projection(head, rows, wide)
-    grade = _grader(given, signal, rows, wide, grads.needed)
-    sums_J = torch.zeros(len(given.terms), dtype=wide, device=hidden_MD.device)
-    for at in tiles:
-        logits_TV = project(hidden_MD[at])
-        bend_TV = None
-        if head.softcap is not None:  # the derivative of cap * tanh(. / cap)
-            bend_TV = (logits_TV / head.softcap).square_().neg_().add_(1)
-        sums_J += grade(logits_TV, at)
-        if grads.needed:
-            grad_TV = logits_TV if bend_TV is None else logits_TV.mul_(bend_TV)
-            grads.add(grad_TV, project.lowered(grad_TV), at)
-    return sums_J
+class _Walk:
+    """The way through a batch's tiles, piece by piece, in buffers that all of them use."""
+
+    def __init__(
+        self,
+        hidden_ND: torch.Tensor,
+        head: Head,
+        labels_N: torch.Tensor,
+        grads: "_Gradients",
+        wide: torch.dtype,
+    ) -> None:
+        self._hidden_ND, self._labels_N = hidden_ND, labels_N
+        self._grads, self._wide = grads, wide
+        self._project = Projection(head, 0, wide)
+
+    def __call__(self, piece: Piece) -> torch.Tensor:
+        """Add a piece's gradient; return the sum of each of its terms `[K]`."""
+        head, softcap = self._project.head, self._project.head.softcap
+        sums_K = torch.zeros(len(piece.terms), dtype=self._wide, device=self._hidden_ND.device)
+        if not piece.terms:
+            return sums_K
+        signal = piece.hear()
+        check(piece.terms, None if signal is None else type(signal))
+        check_sizes(piece.terms, signal, len(head.weight_VT))
+        if not isinstance(signal, WHOLE):
+            signal = None if signal is None else signal.take(piece.row_M)
+        rows = tile_rows(len(head.weight_VT), self._hidden_ND.device)
+        tiles = cut(_ends(signal, len(piece.at_M)), rows)
+        rows = max((at.stop - at.start for at in tiles), default=0)
+        self._project.reserve(rows)
+        grade = self._grader(piece, signal, rows)
+        for at in tiles:
+            at_T = piece.at_M[at]
+            in_TD = self._hidden_ND.index_select(0, at_T).to(head.weight_VT.dtype)
+            logits_TV = self._project(in_TD)
+            bend_TV = None
+            if softcap is not None:  # the derivative of cap * tanh(. / cap)
+                bend_TV = (logits_TV / softcap).square_().neg_().add_(1)
+            sums_K += grade(logits_TV, at)
+            if self._grads.needed:
+                grad_TV = logits_TV if bend_TV is None else logits_TV.mul_(bend_TV)
+                self._grads.add(grad_TV, self._project.lowered(grad_TV), in_TD, at_T)
+        return sums_K
+
+    def _grader(self, piece: Piece, signal: Signal | None, rows: int) -> Grader:
+        labels_M, wide = self._labels_N[piece.at_M], self._wide
+        if not isinstance(signal, WHOLE):
+            assert signal is None or isinstance(signal, Sparse | Text | Chunks)
+            return SparseGrader(signal, labels_M, piece.terms, learn=self._grads.needed, wide=wide)
+        if all(isinstance(term, CrossEntropy) for term in piece.terms):
+            return SparseGrader(None, labels_M, piece.terms, learn=self._grads.needed, wide=wide)
+        return DenseGrader(signal, labels_M, piece.row_M, piece.terms, rows=rows, wide=wide)
 
 
 def _ends(signal: Signal | None, count: int) -> list[int]:
@@ -185,42 +259,36 @@ def _ends(signal: Signal | None, count: int) -> list[int]:
     return [i + 1 for i in range(count) if chunk[i] < 0 or chunk[i] != chunk[i + 1]]
 
 
-def _grader(
-    given: _Given, signal: Signal | None, rows: int, wide: torch.dtype, learn: bool
-) -> Grader:
-    labels_M = given.labels_N[given.kept_M]
-    if not isinstance(signal, WHOLE):
-        assert signal is None or isinstance(signal, Sparse | Text | Chunks)
-        return SparseGrader(signal, labels_M, given.terms, learn=learn, wide=wide)
-    if all(isinstance(term, CrossEntropy) for term in given.terms):
-        return SparseGrader(None, labels_M, given.terms, learn=learn, wide=wide)
-    return DenseGrader(signal, labels_M, given.kept_M, given.terms, rows=rows, wide=wide)
-
-
 class _Gradients:
-    """Sums of gradients over the tiles, of those that are needed.
+    """Sums of gradients over the tiles, of those that are needed, for a mean over all positions.
 
     Attributes:
         needed: whether any is.
     """
 
     def __init__(
-        self, hidden_MD: torch.Tensor, head: Head, needed: list[bool], wide: torch.dtype
+        self,
+        hidden_ND: torch.Tensor,
+        head: Head,
+        needed: list[bool],
+        wide: torch.dtype,
+        count: int,
     ) -> None:
-        self._in_MD, self._weight_VD, self.needed = hidden_MD, head.weight_VT, any(needed)
-        size = head.weight_VT.shape
-        device = hidden_MD.device
+        self._weight_VD, self._each, self.needed = head.weight_VT, 1 / count, any(needed)
+        size, device = head.weight_VT.shape, hidden_ND.device
         hidden, weight, bias = needed
-        self._hidden_MD = torch.empty_like(hidden_MD, dtype=wide) if hidden else None
+        self._hidden_ND = torch.zeros_like(hidden_ND, dtype=wide) if hidden else None
         self._head_VD = torch.zeros(size, dtype=wide, device=device) if weight else None
         self._bias_V = torch.zeros(size[0], dtype=wide, device=device) if bias else None
 
-    def add(self, wide_TV: torch.Tensor, low_TV: torch.Tensor, at: slice) -> None:
-        """Add a tile's gradient by the logits, given in both dtypes."""
-        each = 1 / len(self._in_MD)
-        in_TD = self._in_MD[at]
-        if self._hidden_MD is not None:
-            self._hidden_MD[at] = torch.mm(low_TV, self._weight_VD).mul_(each)
+    def add(
+        self, wide_TV: torch.Tensor, low_TV: torch.Tensor, in_TD: torch.Tensor, at_T: torch.Tensor
+    ) -> None:
+        """Add a tile's gradient by the logits, given in both dtypes, at these positions of N."""
+        each = self._each
+        if self._hidden_ND is not None:
+            grad_TD = torch.mm(low_TV, self._weight_VD).to(wide_TV.dtype).mul_(each)
+            self._hidden_ND.index_copy_(0, at_T, grad_TD)
         if self._bias_V is not None:
             self._bias_V.add_(wide_TV.sum(0), alpha=each)
         if self._head_VD is None:
@@ -234,6 +302,6 @@ class _Gradients:
             part = slice(start, start + step)
             self._head_VD[part].add_(torch.mm(low_TV[:, part].t(), in_TD), alpha=each)
 
-    def means(self) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients by hidden states `[M, D]`, weight `[V, D]` and bias `[V]`."""
-        return self._hidden_MD, self._head_VD, self._bias_V
+    def found(self) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients by hidden states `[N, D]`, weight `[V, D]` and bias `[V]`."""
+        return self._hidden_ND, self._head_VD, self._bias_V

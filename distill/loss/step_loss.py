@@ -19,7 +19,7 @@ from torch import nn
 from distill.batches import Batch, Part
 from distill.loss import objective
 from distill.loss.compatibility import serves
-from distill.loss.fused_loss import distillation_loss
+from distill.loss.fused_loss import Piece, distillation_losses
 from distill.loss.hidden_match import hidden_match
 from distill.loss.objective import (
     ChunkLikelihood,
@@ -56,14 +56,6 @@ class Terms(NamedTuple):
     sides: dict[str, torch.Tensor]
 
 
-class _Said(NamedTuple):
-    """A part with what its teachers say at its positions, on the device."""
-
-    part: Part
-    at_M: torch.Tensor
-    signal: Signal | None
-
-
 class StepLoss:
     """The loss of a run, from what the network made of a batch."""
 
@@ -85,43 +77,72 @@ class StepLoss:
         self, batch: Batch, output: Output, ahead_weight: float, clock: Stopwatch
     ) -> Terms:
         """Return the loss; reading signals is counted as `data`, the rest as `loss`."""
-        with clock.stage("data"):
-            device = output.hidden_ND.device
-            label_N = batch.label_N.to(device)
-            said = [_Said(p, p.at_M.to(device), p.signal(device)) for p in batch.parts]
         with clock.stage("loss"):
-            tally = _Tally(sum(len(part.at_M) for part in batch.parts))
-            for one in said:
-                hidden_MD = _wide(output.hidden_ND[one.at_M])
-                self._part(tally, one.part, hidden_MD, label_N[one.at_M], one.signal)
-                self._match(tally, hidden_MD, one.signal)
+            label_N = batch.label_N.to(output.hidden_ND.device)
+            tally = _Tally()
+            total = self._over_vocabulary(batch.parts, output.hidden_ND, label_N, clock, tally)
+            total = total + self._matched(batch.parts, output.hidden_ND, clock, tally)
             values, sides = tally.values, self._sides(batch, tally)
-            total = tally.total + self._of_network(output, values)
+            total = total + self._of_network(output, values)
             if output.ahead:
-                depths = [self._ahead(made, said, label_N) for made in output.ahead]
+                depths = [self._ahead(made, batch.parts, label_N, clock) for made in output.ahead]
                 values["mtp"] = torch.stack(depths).mean()
                 total = total + ahead_weight * values["mtp"]
         return Terms(total, {name: value.detach() for name, value in values.items()}, sides)
 
-    def _part(
+    def _over_vocabulary(
         self,
+        parts: Sequence[Part],
+        hidden_ND: torch.Tensor,
+        label_N: torch.Tensor,
+        clock: Stopwatch,
         tally: "_Tally",
-        part: Part,
-        hidden_MD: torch.Tensor,
-        label_M: torch.Tensor,
-        signal: Signal | None,
-    ) -> None:
-        """Add a part's terms over the vocabulary to the tally."""
-        chosen = [(name, term) for name, term in self._named() if _applies(term, part, signal)]
-        over = [term for _, term in chosen if isinstance(term, VocabularyTerm)]
+    ) -> torch.Tensor:
+        """Return the loss over the vocabulary, its terms added to the tally."""
+        rows = [torch.arange(len(part.at_M)) for part in parts]
+        pieces = [
+            self._piece(part, part.at_M, row_M, hidden_ND.device, clock)
+            for part, row_M in zip(parts, rows, strict=True)
+        ]
         head = Head(self.model.head_weight())
-        every_M = torch.arange(len(label_M), device=label_M.device)
-        found = distillation_loss(hidden_MD, head, label_M, every_M, signal, over, dtype=self.dtype)
-        tally.add_total(found.total, len(label_M))
-        side = _OWN if part.own else _GIVEN
-        for (name, _), mean in zip(chosen, found.parts, strict=True):
-            tally.add(name, mean, len(label_M))
-            tally.add(side + name, mean, len(label_M))
+        found = distillation_losses(hidden_ND, head, label_N, pieces, dtype=self.dtype)
+        for part, means in zip(parts, found.parts, strict=True):
+            side = _OWN if part.own else _GIVEN
+            names = [name for name, term in self._named() if _applies(term, part)]
+            for name, mean in zip(names, means, strict=True):
+                tally.add(name, mean, len(part.at_M))
+                tally.add(side + name, mean, len(part.at_M))
+        return found.total
+
+    def _piece(
+        self,
+        part: Part,
+        at_M: torch.Tensor,
+        row_M: torch.Tensor,
+        device: torch.device,
+        clock: Stopwatch,
+    ) -> Piece:
+        """Return some positions of a part, which are these of a stream, as the engine takes them.
+
+        Args:
+            part: they are of.
+            at_M: int64 places in the stream.
+            row_M: int64 places among the part's own.
+            device: of the stream.
+            clock: told of the time it takes to hear the teachers.
+        """
+
+        def hear() -> Signal | None:
+            with clock.apart("data", inside="loss"):
+                return part.signal(device)
+
+        terms = (term for _, term in self._named() if _applies(term, part))
+        return Piece(
+            at_M=at_M.to(device),
+            row_M=row_M.to(device),
+            terms=tuple(term for term in terms if isinstance(term, VocabularyTerm)),
+            hear=hear,
+        )
 
     def _sides(self, batch: Batch, tally: "_Tally") -> dict[str, torch.Tensor]:
         """Return the first divergence by whose text it was measured on."""
@@ -131,17 +152,30 @@ class StepLoss:
         found = {"kl_on": tally.mean(_OWN + first), "kl_off": tally.mean(_GIVEN + first)}
         return {name: mean for name, mean in found.items() if mean is not None}
 
-    def _match(self, tally: "_Tally", hidden_MD: torch.Tensor, signal: Signal | None) -> None:
-        """Add the terms of hidden states to the tally, where the teacher gives its own."""
-        for name, term in self._named():
-            if isinstance(term, HiddenMatch) and isinstance(signal, Hidden):
-                assert self.projector is not None
-                every_M = torch.arange(len(hidden_MD), device=hidden_MD.device)
+    def _matched(
+        self, parts: Sequence[Part], hidden_ND: torch.Tensor, clock: Stopwatch, tally: "_Tally"
+    ) -> torch.Tensor:
+        """Return the weighted terms of hidden states, where the teacher gives its own."""
+        total = hidden_ND.new_zeros(())
+        named = [(name, term) for name, term in self._named() if isinstance(term, HiddenMatch)]
+        if self.projector is None or not named:
+            return total
+        count = max(sum(len(part.at_M) for part in parts), 1)
+        for part in parts:
+            if part.kind is not Hidden:
+                continue
+            with clock.apart("data", inside="loss"):
+                signal = part.signal(hidden_ND.device)
+            assert isinstance(signal, Hidden)
+            hidden_MD = _wide(hidden_ND[part.at_M.to(hidden_ND.device)])
+            every_M = torch.arange(len(hidden_MD), device=hidden_ND.device)
+            for name, term in named:
                 value = hidden_match(
                     term.kind, hidden_MD, self.projector.weight, signal.states_NT, every_M
                 )
-                tally.add(name, value, len(hidden_MD))
-                tally.add_total(term.weight * value, len(hidden_MD))
+                tally.add(name, value.detach(), len(hidden_MD))
+                total = total + term.weight * value * len(hidden_MD) / count
+        return total
 
     def _named(self) -> list[tuple[str, Term]]:
         return list(zip(objective.names(self.terms), self.terms, strict=True))
@@ -152,45 +186,35 @@ class StepLoss:
         balance = objective.router_weight(self.terms, "balance") * output.balance_loss
         return balance + objective.router_weight(self.terms, "indexer") * output.index_loss
 
-    def _ahead(self, made: Ahead, said: Sequence[_Said], label_N: torch.Tensor) -> torch.Tensor:
+    def _ahead(
+        self, made: Ahead, parts: Sequence[Part], label_N: torch.Tensor, clock: Stopwatch
+    ) -> torch.Tensor:
         """Return a prediction layer's loss: the main head's terms over the vocabulary."""
-        tally = _Tally(0)
+        device, pieces = label_N.device, []
         row_N = torch.full(label_N.shape, -1)
-        for one in said:
+        for part in parts:
             row_N.fill_(-1)
-            row_N[one.part.at_M] = torch.arange(len(one.at_M))
+            row_N[part.at_M] = torch.arange(len(part.at_M))
             row_P = row_N[torch.from_numpy(made.target)]
             (there_Q,) = torch.nonzero(row_P >= 0, as_tuple=True)
-            row_Q, there_Q = row_P[there_Q].to(label_N.device), there_Q.to(label_N.device)
-            signal = None if one.signal is None else one.signal.take(row_Q)
-            hidden_QD = _wide(made.hidden_PD[there_Q])
-            tally.positions += len(there_Q)
-            self._part(tally, one.part, hidden_QD, label_N[made.target_P[there_Q]], signal)
-        return tally.total
+            if len(there_Q):
+                pieces.append(self._piece(part, there_Q, row_P[there_Q], device, clock))
+        head = Head(self.model.head_weight())
+        label_P = label_N[made.target_P]
+        return distillation_losses(made.hidden_PD, head, label_P, pieces, dtype=self.dtype).total
 
 
 class _Tally:
-    """Sums over the parts of a batch, as they come in."""
+    """Sums of terms over the parts of a batch, as they come in."""
 
-    def __init__(self, positions: int) -> None:
-        self.positions = positions
-        self._sum: torch.Tensor | float = 0.0
+    def __init__(self) -> None:
         self._values: dict[str, torch.Tensor] = {}
         self._counts: dict[str, int] = {}
-
-    def add_total(self, mean: torch.Tensor, count: int) -> None:
-        """Add a weighted mean over `count` positions to what is differentiated."""
-        self._sum = self._sum + mean * count
 
     def add(self, name: str, mean: torch.Tensor, count: int) -> None:
         """Add a term's mean over `count` positions."""
         self._values[name] = self._values.get(name, torch.zeros_like(mean)) + mean * count
         self._counts[name] = self._counts.get(name, 0) + count
-
-    @property
-    def total(self) -> torch.Tensor:
-        """What is differentiated, a mean over all positions."""
-        return torch.as_tensor(self._sum) / max(self.positions, 1)
 
     @property
     def values(self) -> dict[str, torch.Tensor]:
@@ -210,17 +234,17 @@ def _wide(hidden_MD: torch.Tensor) -> torch.Tensor:
     return hidden_MD.to(torch.promote_types(hidden_MD.dtype, torch.float32))
 
 
-def _applies(term: Term, part: Part, signal: Signal | None) -> bool:
+def _applies(term: Term, part: Part) -> bool:
     """Tell whether a term over the vocabulary is for a part."""
     match term:
         case CrossEntropy():
             return not part.own
         case SampledReverseKL():
-            return part.own and serves(term, type(signal))
+            return part.own and serves(term, part.kind)
         case Divergence():
             where = term.on in ("all", "own" if part.own else "text")
-            return where and serves(term, type(signal))
+            return where and serves(term, part.kind)
         case ChunkLikelihood() | SortedL1():
-            return serves(term, type(signal))
+            return serves(term, part.kind)
         case HiddenMatch() | Router() | Prediction():
             return False

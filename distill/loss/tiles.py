@@ -64,11 +64,18 @@ class Projection:
     def __init__(self, head: Head, rows: int, wide: torch.dtype) -> None:
         """Make room for tiles of up to `rows` positions."""
         self.head = head
-        weight_VD = head.weight_VT
-        shape = rows, len(weight_VD)
-        self._low_TV = torch.empty(shape, dtype=weight_VD.dtype, device=weight_VD.device)
-        same = weight_VD.dtype == wide
-        self._wide_TV = self._low_TV if same else torch.empty_like(self._low_TV, dtype=wide)
+        self._wide = wide
+        self._low_TV = self._wide_TV = head.weight_VT.new_empty(0)
+        self.reserve(rows)
+
+    def reserve(self, rows: int) -> None:
+        """Make room for tiles of up to `rows` positions, where there is less."""
+        if rows <= len(self._low_TV):
+            return
+        weight_VD = self.head.weight_VT
+        self._low_TV = weight_VD.new_empty(rows, len(weight_VD))
+        same = weight_VD.dtype == self._wide
+        self._wide_TV = self._low_TV if same else torch.empty_like(self._low_TV, dtype=self._wide)
 
     def __call__(self, states_TD: torch.Tensor) -> torch.Tensor:
         """Return logits `[T, V]` in `wide`; the next call overwrites them."""

@@ -55,7 +55,7 @@ class OnPolicy:
             label_N=torch.cat([row[1:] for row in tokens]),
             parts=parts,
             spent={"generation": written.seconds, "teacher": time.perf_counter() - began},
-            facts=_facts(len(written.tags), int(text.counted_N.sum()))
+            facts=_facts(len(written.tags), sum(len(part.at_M) for part in parts))
             | {"staleness": float(written.staleness)},
         )
 

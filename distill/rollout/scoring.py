@@ -11,7 +11,7 @@ teacher hidden size.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -123,6 +123,11 @@ class States:
     teacher: Reader
     vocab_size: int
 
+    @property
+    def kind(self) -> type[Hidden]:
+        """What kind of signal it gives."""
+        return Hidden
+
     def at(self, row_P: torch.Tensor, device: torch.device) -> Hidden:
         """Return what is said at these rows, with the head, on `device`."""
         row_P = row_P.to(self.states_MT.device)
@@ -137,6 +142,11 @@ class Spoken:
     """How likely the teachers of a part find the tokens that stand there, `[M]`, nats."""
 
     logp_M: torch.Tensor
+
+    @property
+    def kind(self) -> type[Text]:
+        """What kind of signal it gives."""
+        return Text
 
     def at(self, row_P: torch.Tensor, device: torch.device) -> Text:
         """Return what is said at these rows, on `device`."""
@@ -173,11 +183,15 @@ class Council:
     def parts(self, text: Sequences, tags: Sequence[str]) -> tuple[Part, ...]:
         """Return the positions that count, those of the same teachers together.
 
+        Behind a token that one of a row's teachers has no place for, as heads of padded
+        vocabularies may have fewer rows than the student's, none of the row counts.
+
         Args:
             text: the student's rows.
             tags: of each row.
         """
         shares = [self.routes[tag] for tag in tags]
+        text = replace(text, counted_N=text.counted_N & self._readable(text, shares))
         row_N = torch.arange(len(tags)).repeat_interleave(text.length_B)
         said: dict[int, Source] = {}
         place: dict[int, torch.Tensor] = {}
@@ -196,6 +210,14 @@ class Council:
             )
             parts.append(Part(at_M=at_M, voices=_together(voices), own=True))
         return tuple(parts)
+
+    def _readable(self, text: Sequences, shares: Sequence[tuple[Share, ...]]) -> torch.Tensor:
+        """Tell at which positions `[N]` all teachers of a row know what stands there and before."""
+        found = []
+        for row, who in zip(text.split(), shares, strict=True):
+            tokens = min(len(self.teachers[share.teacher].head.weight_VT) for share in who)
+            found.append((row < tokens).cumprod(0)[1:].bool())
+        return torch.cat(found)
 
     def _read(self, number: int, text: Sequences, rows: Sequence[int]) -> Source:
         """Have one teacher read these rows."""
@@ -230,15 +252,17 @@ def read(teacher: Reader, text: Sequences, rows: Sequence[int]) -> torch.Tensor:
     """Return a teacher's last hidden states at the positions of `rows` that count, `[M, T]`.
 
     Rows of like length are read together and filled up on the right, where nothing looks back at
-    the pads; so no mask is needed.
+    the pads; so no mask is needed. Tokens that the teacher has no place for are read as others,
+    so nothing behind them may count.
     """
+    last = len(teacher.head.weight_VT) - 1
     tokens, counted = text.split(), text.counted_N.split(text.length_B.tolist())
     found: dict[int, torch.Tensor] = {}
     lengths = text.length_B.tolist()
     for places in rows_alike([lengths[i] for i in rows]):
         part = [rows[place] for place in places]
         token_BS = pad_sequence([tokens[i][:-1] for i in part], batch_first=True)
-        states_BST = teacher.hidden(token_BS)
+        states_BST = teacher.hidden(token_BS.clamp_max(last))
         for place, i in enumerate(part):
             counts_S = counted[i].to(states_BST.device)
             found[i] = states_BST[place, : len(counts_S)][counts_S]

@@ -32,6 +32,11 @@ class Signals:
         self._open: OrderedDict[int, Tensors] = OrderedDict()
         self._checked: set[int] = set()
 
+    @property
+    def kind(self) -> type[Signal]:
+        """What kind of signal the store is of."""
+        return {"hidden": Hidden, "text": Text}.get(self.store.key.mode, Sparse)
+
     def at(self, row_P: torch.Tensor, device: torch.device) -> Signal:
         """Return what is said at these places, int64 and float32 (states as kept) on `device`.
 

@@ -89,6 +89,11 @@ class Likelihoods:
         self.chunk_N = alignment.chunk_N
         self.size_C = alignment.size_C
 
+    @property
+    def kind(self) -> type[Chunks]:
+        """What kind of signal it gives."""
+        return Chunks
+
     def at(self, row_P: torch.Tensor, device: torch.device) -> Chunks:
         """Return the chunks that lie whole in these rows (int64, on the CPU), numbered anew."""
         chunk_P = self.chunk_N[row_P.numpy()]

@@ -49,12 +49,12 @@ STEPS, GLANCE = 240, 40
 LENGTH, ROWS = 128, 4
 LIKELIEST = 64
 TRAIN_WINDOWS, HELD_WINDOWS = 120, 160
-ALONE = "text alone"
+ALONE, CLAIMED = "text alone", "shared tokens"
 LOSSES: dict[str, tuple[Term, ...]] = {
     ALONE: (CrossEntropy(),),
     # A chunk's gradient is 1 / temperature of a token's, so this is three times the text's.
     "chunks": (ChunkLikelihood(weight=300.0, temperature=100.0), CrossEntropy()),
-    "shared tokens": (
+    CLAIMED: (
         Divergence(kind="forward_kl", weight=0.7),
         CrossEntropy(weight=0.3),
     ),
@@ -104,7 +104,7 @@ def lesson(work: Path) -> Lesson:
         routes={
             ALONE: (),
             "chunks": (chunks,),
-            "shared tokens": (shared(work, teacher, aligned, table_V),),
+            CLAIMED: (shared(work, teacher, aligned, table_V),),
         },
         facts={
             "alignment": aligned.record(),
@@ -224,7 +224,7 @@ def curve(scores: dict[int, Scores]) -> dict[int, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the campaign; exit 1 where a teacher did not help on every seed."""
+    """Run the campaign; exit 1 where the teacher's shared tokens did not help on every seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
@@ -238,11 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     highs = [
-        row["against_the_end"]["high"]
+        rows[CLAIMED]["against_the_end"]["high"]
         for name, rows in result.items()
         if name.startswith("seed_")
-        for arm, row in rows.items()
-        if arm != ALONE
     ]
     raise SystemExit(0 if all(high < 0 for high in highs) else 1)
 

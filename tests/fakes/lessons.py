@@ -17,6 +17,11 @@ class Heard:
 
     signal: Signal
 
+    @property
+    def kind(self) -> type[Signal]:
+        """What kind of signal it gives."""
+        return type(self.signal)
+
     def at(self, row_M: torch.Tensor, device: torch.device) -> Signal:
         """Return what is said at these rows; only what is sparse can change its device."""
         said = self.signal.take(row_M)

@@ -109,6 +109,7 @@ class Fixed:
 
     def __init__(self, said: Sparse) -> None:
         self.said = said
+        self.kind = type(said)
 
     def at(self, row_P: torch.Tensor, device: torch.device) -> Sparse:
         return self.said.take(row_P)

@@ -1,11 +1,14 @@
 """One step's loss is one mean over all positions that count, however its batch was split."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.batches import Batch, Part, Voice
 from distill.loss.hidden_match import hidden_match
@@ -427,5 +430,46 @@ def test_reading_what_teachers_said_is_data_and_all_else_is_loss():
 
     one = Part(at_M=KEPT, voices=(Voice(weight=1.0, source=Slow(DENSE), row_M=KEPT),))
     Scene().loss(WHOLE, one, clock=watch)
-    assert asked == [{}]
+    assert asked[0] == {}
     assert watch.spent.keys() == {"data", "loss"}
+    assert all(seconds > 0 for seconds in watch.spent.values())
+
+
+def test_one_part_s_teachers_are_let_go_before_the_next_ones_are_heard():
+    alive: list[weakref.ref] = []
+
+    class Watched(Heard):
+        def at(self, row_M, device):
+            assert all(there() is None for there in alive)
+            said = super().at(row_M, device)
+            mine = replace(said, head=replace(said.head, weight_VT=said.head.weight_VT.clone()))
+            alive.append(weakref.ref(mine.head.weight_VT))
+            return mine
+
+    parts = [
+        Part(at_M=at_M, voices=(Voice(weight=1.0, source=Watched(signal), row_M=at_M),))
+        for at_M, signal in ((KEPT[::2], hidden_teacher()), (KEPT[1::2], hidden_teacher(seed=31)))
+    ]
+    terms = weighed((*DIVERGENCES, CrossEntropy()))
+    gc.disable()  # nothing may wait for it
+    try:
+        Scene().loss(terms, *parts, depths=2)
+    finally:
+        gc.enable()
+    assert len(alive) == 6
+
+
+def test_parts_share_one_gradient_of_the_head():
+    made: list[tuple[int, ...]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and func is torch.ops.aten.zeros.default:
+                made.append(tuple(out.shape))
+            return out
+
+    scene = Scene()
+    with Watch():
+        scene.loss((CrossEntropy(),), part(KEPT[::2]), part(KEPT[1::2], DENSE))
+    assert made.count((VOCAB, WIDTH)) == 1  # and zeros are what sums begin with

@@ -172,6 +172,28 @@ def test_the_sampled_estimator_has_log_probabilities_of_what_was_written(weights
     torch.testing.assert_close(second.logp_N, exact[1][other.at_M])
 
 
+@pytest.mark.parametrize("estimator", ["full", "sampled"])
+def test_behind_a_token_that_a_teacher_has_no_row_for_nothing_counts(estimator):
+    first, second = Toy("a", 1, vocab=24), Toy("b", 2)
+    first.table_VT = first.table_VT[:24]  # of 24 tokens, so 24 to 27 are beyond it
+    configs = [teacher("a", "sums"), teacher("b", "words")]
+    parts = council([first, second], configs, estimator=estimator).parts(ROWS, TAGS)
+    lengths = ROWS.length_B.tolist()
+    begins = [sum(lengths[:row]) for row in range(5)]
+    # Row 0 is all known; of row 2 the first answer (23) alone; of row 4 the answer begins with 27.
+    assert parts[0].at_M.tolist() == [*places(0), begins[2] + 2]
+    assert parts[1].at_M.tolist() == places(1, 3)
+    found = parts[0].signal(CPU)
+    spared = torch.tensor([*ROWS.split()[2][:3].tolist()])
+    states = first.hidden(spared[None])[0, -1]
+    if estimator == "full":
+        assert torch.allclose(found.states_NT[-1], states)
+        assert len(found.head.weight_VT) == VOCAB
+    else:
+        said = logits(states[None], first.head).log_softmax(-1)[0]
+        assert float(found.logp_N[-1]) == pytest.approx(float(said[23]), abs=1e-5)
+
+
 def test_heads_of_padded_vocabularies_are_fitted_to_the_students():
     toy = Toy("a", 1, vocab=VOCAB + 4)
     (part,) = council([toy], [teacher("a")], vocab_size=VOCAB).parts(ROWS, TAGS)
