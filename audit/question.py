@@ -87,6 +87,23 @@ class EndpointConfig:
         """The url without a slash at its end."""
         return self.url.rstrip("/")
 
+    def lasting(self) -> "EndpointConfig":
+        """Return it without what may change between two calls that share a log.
+
+        Budget, pace, the name of the key's variable and accepted ids are as if never set: a limit
+        that is raised changes no answer.
+        """
+        return EndpointConfig(
+            url=self.url,
+            model=self.model,
+            api=self.api,
+            system=self.system,
+            price_input=self.price_input,
+            price_output=self.price_output,
+            limit_field=self.limit_field,
+            extra=self.extra,
+        )
+
     @property
     def limits(self) -> Limits:
         """The budget and the prices."""

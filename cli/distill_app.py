@@ -173,7 +173,8 @@ def capture(
 def verify(path: Path, as_json: bool, verbose: bool) -> None:
     """Check PATH, a store of signals or a run, against its manifest.
 
-    Exits 1 when anything is missing or was changed.
+    Exits 1 when anything was changed, or is missing that a run or a store consists of; signals
+    that a run read may be absent.
     """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from distill.papers.inspection import inspect
@@ -182,10 +183,9 @@ def verify(path: Path, as_json: bool, verbose: bool) -> None:
         if as_json:
             click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": found.rows}))
         else:
+            said = {True: "ok", False: "CHANGED", None: "absent"}
             for row in found.rows:
-                click.echo(
-                    f"{'ok      ' if row['ok'] else 'CHANGED '} {row['what']}: {row['seen']}"
-                )
+                click.echo(f"{said[row['ok']]:<8} {row['what']}: {row['seen']}")
         if not found.ok:
             raise SystemExit(1)
 

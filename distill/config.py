@@ -5,7 +5,7 @@ resolved form, every key explicit, is saved beside the run and hashed into its m
 """
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,7 +46,7 @@ class AnswersConfig:
         prompts: a file of rows {"prompt"}, with an "answer" where it is checked, an "id" and a
             "tag" if wanted.
         form: `chat`, by the tokenizer's template, of which the answer alone is learnt; or `text`,
-            prompt and answer as one text.
+            prompt and answer as one text. A served teacher is asked in the same form.
         max_new_tokens: of an answer.
         temperature: 0 takes the likeliest token.
         select: how many answers are drawn for a prompt and which are kept.
@@ -70,7 +70,8 @@ class TeacherConfig:
         says: what a served teacher is asked for: `text` it writes itself, the same with
             `top_logprobs`, or `prompt_logprobs` on the run's text (vLLM).
         top: likeliest tokens asked for at each position.
-        agrees_with: model directory that the served teacher has to agree with at the start.
+        agrees_with: model directory, or store of its signals, that the served teacher has to agree
+            with at the start.
         agreement: KL up to which they agree, nats a token.
         licence: of the weights, as stated.
         owned: whether the teacher is the user's own; otherwise `terms` are needed.
@@ -101,8 +102,21 @@ class TeacherConfig:
             raise ValueError(
                 f"teacher {self.name!r} is asked for text it writes, so it needs an answers: block"
             )
+        self._require_form()
         if self.agrees_with is not None and self.says != "prompt_logprobs":
             raise ValueError("agrees_with compares scores of a text, so it needs prompt_logprobs")
+
+    def _require_form(self) -> None:
+        """Refuse a server asked in one form for answers that are learnt in the other."""
+        if self.endpoint is None or self.answers is None:
+            return
+        api, form = self.endpoint.api, self.answers.form
+        if (api == "chat") != (form == "chat"):
+            how = "answers messages" if api == "chat" else "goes on from plain text"
+            raise ValueError(
+                f"teacher {self.name!r} {how} (endpoint.api: {api}), but answers.form is {form}; "
+                "set api: chat with form: chat, or api: completions with form: text"
+            )
 
     @property
     def reads(self) -> bool:
@@ -198,7 +212,8 @@ class EvaluateConfig:
     """What is measured on held-out text, and what is set aside for an audit.
 
     Attributes:
-        every_steps: of training, between glances at the held-out text; 0 for none.
+        every_steps: of training, between glances at the held-out text, and at up to 64 items of
+            each task; 0 for none.
         beside: run directories whose held-out curves the page shows beside this run's.
         tasks: files of questions with known answers, put to student and teachers.
         task_tokens: that a written answer may have.
@@ -301,6 +316,16 @@ class RunConfig:
             raise ValueError("rollout.fraction needs a teacher on disk, to read what is written")
         if not self.uses_teacher:
             raise ValueError("rollout.fraction needs a term of the loss that has a teacher")
+
+    def lasting(self) -> "RunConfig":
+        """Return it without what may change between two calls of one run: how servers are asked."""
+        teachers = tuple(
+            replace(one, endpoint=None if one.endpoint is None else one.endpoint.lasting())
+            for one in self.teachers
+        )
+        asked = self.rollout.endpoint
+        rollout = replace(self.rollout, endpoint=None if asked is None else asked.lasting())
+        return replace(self, teachers=teachers, rollout=rollout)
 
     @property
     def uses_teacher(self) -> bool:

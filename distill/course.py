@@ -8,9 +8,9 @@ from audit.attest import digest
 from distill.batches import Reading
 from distill.lessons.curriculum import Text, shares
 from distill.lessons.lesson import Lesson, routes
-from distill.rollout import rollouts
+from distill.rollout import rollouts, served
 from distill.rollout.on_policy import OnPolicy
-from distill.rollout.rollouts import Rollouts, StudentWriter
+from distill.rollout.rollouts import Prompt, Rollouts, StudentWriter, Writer
 from distill.rollout.scoring import Council, route
 from distill.rollout.writings import Writings
 from distill.session import Session
@@ -26,6 +26,7 @@ def course(
     Raises:
         MismatchError: a tag has no teacher, or answers on disk are of another run.
         InputError: the student is to answer, and the text has no prompt, or one too long.
+        EndpointError, BudgetError: a server is to answer in its place, and cannot be asked.
     """
     config = session.config
     said = [one.train for one in lessons]
@@ -55,16 +56,30 @@ def course(
         estimator=config.rollout.estimator,
         device=session.device,
     )
-    run_sha256 = digest([strict_yaml.dump(config), text.sha256, *(one.sha256 for one in lessons)])
-    writings = Writings(
-        session.out / "rollouts", rollouts.key(prompts, run_sha256, student.vocabulary.size)
+    stated = strict_yaml.dump(config.lasting())
+    run_sha256 = digest([stated, text.sha256, *(one.sha256 for one in lessons)])
+    asked = config.rollout.endpoint
+    key = rollouts.key(
+        prompts,
+        run_sha256,
+        student.vocabulary.size,
+        writer="student" if asked is None else asked.model,
     )
     answers = Rollouts(
         prompts,
         config.rollout,
-        StudentWriter(student, config.rollout),
-        writings,
+        _writer(session, prompts, student, tokenizer),
+        Writings(session.out / "rollouts", key),
         size=own,
         seed=config.seed,
     )
     return OnPolicy(answers, council, reading, rows=config.train.batch_size - own)
+
+
+def _writer(
+    session: Session, prompts: Sequence[Prompt], student: Student, tokenizer: Any
+) -> Writer:
+    """Return whoever answers: the student, or the server that the run file names."""
+    if session.config.rollout.endpoint is None:
+        return StudentWriter(student, session.config.rollout)
+    return served.writer(session, prompts, tokenizer, student.vocabulary)

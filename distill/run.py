@@ -16,13 +16,13 @@ from distill.checkpoint import Checkpoints
 from distill.config import RunConfig, load
 from distill.course import course
 from distill.errors import InputError, MismatchError
-from distill.evaluation import evaluate
 from distill.evaluation.evaluate import Measured
-from distill.examination import Examination, history
+from distill.examination import Examination, glancing_seconds, history
 from distill.loss import objective
-from distill.papers import bundle, cost
+from distill.papers import bundle, checks, cost
 from distill.papers.bundle import START
 from distill.prepare import Ready, prepare
+from distill.rollout import served
 from distill.session import Notes, Progress, Say, Session, claim, hold
 from distill.store.capture import Worker
 from distill.store.store import Store
@@ -234,19 +234,17 @@ def _evaluate(
     began = time.perf_counter()
     after = exam.measure(model)
     session.say(f"after:  {_in_words(after.measured)}")
-    limit = session.config.evaluate.sample_tokens
-    asked = next((one.samples for one in ready.lessons if one.samples), [])
-    samples = []
-    for seed, row in enumerate(asked):
-        continued = evaluate.write_on(model, ready.tokenizer, row["prompt"], limit, seed=seed)
-        samples.append({"id": f"sample-{seed + 1}", **row, "student": continued})
+    samples = exam.samples(model)
     comparison = [*exam.behind(after), *exam.tasks(model)]
     metrics = _metrics(session)
     training = sum(row["seconds"] for row in metrics)
     seconds = {
         "capture": sum(one.seconds for one in ready.lessons),
         "training": training,
-        "evaluation": notes.values["evaluation_seconds"] + time.perf_counter() - began,
+        "evaluation": notes.values["evaluation_seconds"]
+        + glancing_seconds(metrics)
+        + time.perf_counter()
+        - began,
     }
     notes.add(
         after=asdict(after.measured),
@@ -254,6 +252,15 @@ def _evaluate(
         comparison=comparison,
         held_out=history(session.out.name, notes.values["before"], metrics, session.config),
         seconds=seconds,
-        bill=cost.of_run(session.config, model.vocabulary, ready.lessons, metrics, seconds),
+        served=checks.seen(session),
+        bill=cost.of_run(
+            session.config,
+            model.vocabulary,
+            ready.lessons,
+            metrics,
+            seconds,
+            exam.examined(metrics),
+            served.asked_of(session),
+        ),
         peak_memory_bytes=devices.peak_memory_bytes(),
     )

@@ -107,7 +107,7 @@ def claim(out: Path, config: RunConfig) -> dict[str, Any] | None:
     """
     kept = out / "config.yaml"
     if kept.is_file():
-        differs = _differences(asdict(load(kept)), asdict(config))
+        differs = _differences(asdict(load(kept).lasting()), asdict(config.lasting()))
         if differs:
             raise MismatchError(
                 f"{out} holds a run with another config ({'; '.join(differs[:3])}); choose another "

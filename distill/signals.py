@@ -90,7 +90,8 @@ class Sparse:
     Attributes:
         head_ids_NH: int64 `[N, H]`, no token twice in a row; H may be 0 (all sampled).
         head_p_NH: float32 `[N, H]`, probabilities under the full softmax; 0 marks an unused entry.
-        tail_ids_NR: int64 `[N, R]`, drawn in proportion to p outside the head; a token may come again.
+        tail_ids_NR: int64 `[N, R]`, drawn in proportion to p outside the head; tokens may come
+            again.
         tail_mass_N: float32 `[N]`, probability outside the head.
         entropy_N: float32 `[N]`, of the full distribution, nats; NaN where nobody knows it.
     """

@@ -9,6 +9,7 @@ Shapes: B sequences, S tokens, N positions, P of them that count.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,28 @@ from student import device as devices
 from student.documents import Documents
 from student.generate import generate
 from student.model import Student
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What answering took.
+
+    Attributes:
+        sequences: rows that were read.
+        positions: of all rows, those that were written and read again among them.
+        applied: positions to which the head was applied.
+    """
+
+    sequences: int = 0
+    positions: int = 0
+    applied: int = 0
+
+    def __add__(self, other: "Effort") -> "Effort":
+        return Effort(
+            self.sequences + other.sequences,
+            self.positions + other.positions,
+            self.applied + other.applied,
+        )
 
 
 class _Row(NamedTuple):
@@ -103,16 +126,23 @@ def require_room(task: Task, tokenizer: Any, limit: int, *, max_new_tokens: int 
 
 
 class StudentAnswers:
-    """A student, asked through its tokenizer."""
+    """A student, asked through its tokenizer.
+
+    Attributes:
+        effort: of all its answers so far; of what is written, up to each answer's end.
+    """
 
     def __init__(self, student: Student, tokenizer: Any) -> None:
         """Ask `student`, which is put into eval mode."""
         self.student = student.eval()
         self.reader = _Reader(tokenizer)
+        self.effort = Effort()
 
     def log_likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         """Return how likely each text is after its prompt, in nats."""
         rows = [self.reader.row(prompt, text) for prompt, text in pairs]
+        for row in rows:
+            self.effort += Effort(1, len(row.ids) - 1, len(row.ids) - row.first)
         with devices.without_gradients(self.student.device):
             return _scored(rows, self._states, Head(self.student.head_weight()))
 
@@ -131,6 +161,10 @@ class StudentAnswers:
             asked = [rows[i] for i in part]
             written = generate(self.student, asked, max_new_tokens=max_new_tokens)
             found |= zip(part, written, strict=True)
+            for row, text in zip(asked, written, strict=True):
+                # The end token is picked, too; the last one picked is not read again.
+                picked = min(len(text) + 1, max_new_tokens)
+                self.effort += Effort(1, len(row) + picked - 1, picked)
         return self.reader.texts([found[i] for i in range(len(rows))], stop)
 
 

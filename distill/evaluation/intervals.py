@@ -4,7 +4,8 @@ Both answer the same items, so what is compared is the difference an item. Items
 are not independent and are drawn together. `compare` takes totals (nats, bits) and bootstraps
 documents: BCa (Efron, 1987) with the percentiles spread as a t distribution's are, without which
 few documents give too narrow an interval (Hesterberg, 2015). `compare_accuracy` takes right and
-wrong answers to independent items and adjusts Wald's interval (Bonett and Price, 2012).
+wrong answers to independent items and adjusts Wald's interval (Bonett and Price, 2012); where
+nobody is there to compare with, `accuracy` has one side's share by Wilson's interval (1927).
 
 Shapes: C clusters, D draws.
 """
@@ -20,6 +21,7 @@ from scipy import stats
 Array = npt.NDArray[np.float64]
 
 DRAWS = 9_999
+LEVEL = 0.95
 _AT_ONCE = 2**21  # clusters drawn at once, over all draws
 
 
@@ -31,7 +33,7 @@ class Difference:
         difference: of the means.
         low: lower end of the interval; None where one cluster alone says nothing of the next.
         high: upper end.
-        level: of the interval, 0.95 by default.
+        level: of the interval.
         n: items.
         clusters: what was drawn as one.
     """
@@ -51,7 +53,7 @@ def compare(
     *,
     sizes: Sequence[float] | Array | None = None,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> Difference:
     """Return sum(student - teacher) / sum(sizes), with its interval over clusters.
 
@@ -85,7 +87,7 @@ def compare(
 
 
 def compare_accuracy(
-    student: Sequence[bool], teacher: Sequence[bool], *, level: float = 0.95
+    student: Sequence[bool], teacher: Sequence[bool], *, level: float = LEVEL
 ) -> Difference:
     """Return the student's share of right answers minus the teacher's, with its interval.
 
@@ -111,6 +113,19 @@ def compare_accuracy(
         n=n,
         clusters=n,
     )
+
+
+def accuracy(right: Sequence[bool], *, level: float = LEVEL) -> tuple[float, float, float]:
+    """Return the share of right answers to independent items, and its interval's two ends.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if not right:
+        raise ValueError("at least one item must have been answered")
+    found = stats.binomtest(sum(map(bool, right)), len(right))
+    ends = found.proportion_ci(confidence_level=level, method="wilson")
+    return found.statistic, float(ends.low), float(ends.high)
 
 
 def _by_cluster(differences: Array, weights: Array, clusters: Sequence[Hashable]) -> Array:

@@ -8,12 +8,13 @@ is kept, so that differences are paired.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from distill.errors import InputError
 from distill.evaluation.intervals import compare_accuracy
+from distill.text import corpus
 from distill.text.chat import Prompt
 from distill.text.sources import Row, chat, rows
 
@@ -154,6 +155,12 @@ def _choice(row: Row, choices: Sequence[str], where: str) -> str:
     )
 
 
+def few(task: Task, count: int) -> Task:
+    """Return a task of at most `count` of these items, evenly taken."""
+    chosen = corpus.evenly(len(task.items), count)
+    return replace(task, items=tuple(task.items[place] for place in chosen))
+
+
 def ask(task: Task, who: Answerer, *, max_new_tokens: int = 32) -> list[Answer]:
     """Return what `who` answers to every item of a task, in order."""
     if task.kind == "multiple choice":
@@ -209,24 +216,30 @@ def _matches(said: str, item: Item) -> bool:
     return normal(said) in [normal(answer) for answer in item.answers]
 
 
-def report(task: Task, student: Sequence[Answer], teacher: Sequence[Answer]) -> dict[str, Any]:
+def report(
+    task: Task, student: Sequence[Answer], teacher: Sequence[Answer] | None
+) -> dict[str, Any]:
     """Return what `eval.json` says of a task: both accuracies, and how far apart they are.
 
-    Differences are the student's minus the teacher's; see `intervals.compare_accuracy`.
+    Differences are the student's minus the teacher's; see `intervals.compare_accuracy`. Without a
+    teacher the student's accuracy stands alone.
     """
-    assert [a.id for a in student] == [a.id for a in teacher] == [i.id for i in task.items]
+    assert [a.id for a in student] == [i.id for i in task.items]
+    assert teacher is None or [a.id for a in teacher] == [i.id for i in task.items]
     found: dict[str, Any] = {"name": task.name, "kind": task.kind, "items": len(task.items)}
-    found |= _compared([a.right for a in student], [a.right for a in teacher])
+    theirs = None if teacher is None else [a.right for a in teacher]
+    found |= _compared([a.right for a in student], theirs)
     if task.kind == "multiple choice":
-        found["by_byte"] = _compared(
-            [bool(a.right_by_byte) for a in student], [bool(a.right_by_byte) for a in teacher]
-        )
+        theirs = None if teacher is None else [bool(a.right_by_byte) for a in teacher]
+        found["by_byte"] = _compared([bool(a.right_by_byte) for a in student], theirs)
     return found
 
 
-def _compared(student: Sequence[bool], teacher: Sequence[bool]) -> dict[str, Any]:
-    return {
-        "student": sum(student) / len(student),
+def _compared(student: Sequence[bool], teacher: Sequence[bool] | None) -> dict[str, Any]:
+    alone = {"student": sum(student) / len(student)}
+    if teacher is None:
+        return alone
+    return alone | {
         "teacher": sum(teacher) / len(teacher),
         "difference": asdict(compare_accuracy(student, teacher)),
     }

@@ -156,7 +156,11 @@ class _Asking:
             torch.from_numpy(kept_V),
         )
         rows = PickedRows(aligned.student_P[known_P], self._length)
-        translated = {"tokens_spelt_alike": alike, "tokens_translated": kept}
+        translated = {
+            "tokens_spelt_alike": alike,
+            "tokens_translated": kept,
+            "positions_translated": int(known_P.sum()),
+        }
         return Said(voices=((source, rows),), stores=(store,)), facts | translated
 
     def chunks(self) -> Said:

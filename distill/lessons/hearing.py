@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from audit.attest import digest
-from audit.endpoint import Endpoint
 from distill import files
 from distill.batches import Array
 from distill.config import TeacherConfig
@@ -28,13 +27,13 @@ from distill.lessons.across import hear, require_plain
 from distill.lessons.curriculum import Text, scored_tag, shares, taught_by
 from distill.lessons.keeping import Keeping, dtype_of, of_windows
 from distill.lessons.lesson import Lesson, Said
+from distill.lessons.written import wrote
 from distill.loss.objective import ChunkLikelihood, Divergence, SortedL1, from_a_teacher
 from distill.session import Session
 from distill.signals import Head, Signal, Sparse
 from distill.store.store import Store
-from distill.teachers.endpoint import EndpointTeacher
 from distill.teachers.local import LocalTeacher, answer
-from distill.teachers.served import RESPONSES, asked_of, log_sha256, served
+from distill.teachers.served import asked_of, asked_so_far, log_sha256, served
 from distill.text import corpus
 from distill.text.corpus import Windows
 from distill.text.vocabulary import compare, fit, require_shared
@@ -151,8 +150,21 @@ class _Hearing:
             samples=samples,
             tasks=answers,
             shapes={name: tuple(p.shape) for name, p in teacher.model.named_parameters()},
-            live=teacher if self.run.rollout.fraction and self.run.uses_teacher else None,
+            live=self._live(teacher),
+            wrote=wrote(self.session, self.config),
         )
+
+    def _live(self, teacher: LocalTeacher) -> LocalTeacher | None:
+        """Return the teacher, where it waits for what the student writes; None where it need not.
+
+        Where there are several, `scoring.resident` brings each to the device in its turn.
+        """
+        rollout = self.run.rollout
+        if not rollout.fraction or not self.run.uses_teacher:
+            return None
+        if len(self.run.teachers) > 1 and rollout.waiting == "host":
+            teacher.move(_CPU)
+        return teacher
 
     def _may_differ(self) -> bool:
         """Tell whether the loss is one for a teacher of another tokenizer, or a control's."""
@@ -226,9 +238,8 @@ class _Hearing:
         train = None
         if number in self.text.scored and self.run.uses_teacher:
             train = self._scored(self.text.scored[number], scored_tag(number))
-        with Endpoint(self.config.endpoint, self.place / RESPONSES) as endpoint:
-            teacher = EndpointTeacher(self.config.name, endpoint, self.tokenizer)
-            spent = asked_of(self.config, teacher, self.place)
+        name, say = self.config.name, self.session.say
+        spent = asked_so_far(name, self.config.endpoint, self.place, say)
         return Lesson(
             config=self.config,
             sha256=log_sha256(self.place),

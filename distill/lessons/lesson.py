@@ -51,6 +51,7 @@ class Lesson:
         tasks: its answers to each task, in their order; empty where it was asked none.
         shapes: of its parameters, by name, for the bill.
         asked: what was asked of a served teacher, for the bill.
+        wrote: tokens that a teacher on disk read and wrote for its answers; None without any.
         live: the teacher itself, kept where it reads what the student writes.
     """
 
@@ -66,6 +67,7 @@ class Lesson:
     tasks: list[list[Answer]] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     asked: Asked | None = None
+    wrote: tuple[int, int] | None = None
     live: LocalTeacher | None = None
 
     def stores(self) -> list[tuple[str, Store]]:

@@ -28,6 +28,11 @@ class Scored:
     signal: Sparse
 
 
+def learnt(row: Scored, length: int) -> int:
+    """Return how many tokens of an answer a window of `length` positions has room for."""
+    return max(0, min(len(row.tokens), length + 1) - row.first)
+
+
 def windows(rows: Sequence[Scored], length: int, *, pad: int, tag: int) -> tuple[Windows, Sparse]:
     """Return scored answers as windows, whole rows end to end, and the signal at every position.
 
@@ -51,18 +56,18 @@ def windows(rows: Sequence[Scored], length: int, *, pad: int, tag: int) -> tuple
     p_NH = torch.zeros(count * length, width)
     mass_N = torch.zeros(count * length)
     for number, (row, (window, column)) in enumerate(zip(rows, places, strict=True)):
-        kept = row.tokens[: length + 1 - column]
+        kept, many = row.tokens[: length + 1], learnt(row, length)
         tokens[window, column : column + len(kept)] = kept
         # A token is the target of the position before it.
-        first, last = column + row.first - 1, column + len(kept) - 1
+        first = column + row.first - 1
         if column < length:
             starts[window, column] = True
             document[window, column:] = number
-        if last <= first:
+        if not many:
             continue
-        weights[window, first:last] = 1
-        at = slice(window * length + first, window * length + last)
-        said, many = row.signal, last - first
+        weights[window, first : first + many] = 1
+        at = slice(window * length + first, window * length + first + many)
+        said = row.signal
         ids_NH[at, : said.head_ids_NH.shape[1]] = said.head_ids_NH[:many]
         p_NH[at, : said.head_ids_NH.shape[1]] = said.head_p_NH[:many]
         mass_N[at] = said.tail_mass_N[:many]

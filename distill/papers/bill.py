@@ -12,6 +12,22 @@ from distill.papers import ledger
 from distill.papers.ledger import Line
 from distill.prices import Asked, Prices
 
+# What a count, a time or a sum holds, where its name alone would promise another thing.
+_AGAIN = "without steps that were taken again after an interruption"
+_COUNTED = {
+    "trained on": f"positions of all steps, counted by the run {_AGAIN}",
+    "captured": "positions of the signals that this run read, whoever had them captured",
+    "read as prompts": "tokens that the student read before it wrote its own answers",
+    "generated": "tokens of answers written on the way that steps learnt from",
+    "evaluated": "positions of the held-out text, each time it was read",
+}
+_TIMED = {
+    "capture": "wall time of the processes that captured, in this run or before it",
+    "training": f"wall time of all steps by this process's clock {_AGAIN}",
+}
+_UNTIMED = "the lines above; loading, and what teachers on disk write or answer, are not timed"
+_LEFT_OUT = "the lines above; sample answers and the optimizer's arithmetic are left out"
+
 
 def bill(
     *,
@@ -25,7 +41,7 @@ def bill(
     """Return the bill of a run as it stands in eval.json: `currency`, and `lines` of `Line`.
 
     Args:
-        tokens: how many by what was done with them: `trained on`, `captured`, `generated`.
+        tokens: how many by what was done with them: `trained on`, `captured`, `evaluated`.
         work: operations, a line for each kind of pass (`work.py`); their keys are given here.
         seconds: wall time of each stage of the run.
         prices: as stated by the user.
@@ -35,6 +51,7 @@ def bill(
     lines = [*_tokens(tokens, asked), *_operations(work)]
     stages = _stages(seconds, devices)
     spent = ledger.total("device_seconds", "time", "Device time together", "s", stages)
+    spent = replace(spent, source=_UNTIMED)
     energy = _energy(spent, prices)
     money = [*_machine_money(spent, energy, prices), *_endpoint_money(asked, prices)]
     unit = prices.currency or "money"
@@ -51,7 +68,7 @@ def _tokens(tokens: Mapping[str, int], asked: Sequence[Asked]) -> list[Line]:
             f"Tokens {done}",
             count,
             "tokens",
-            source="counted by the run",
+            source=_COUNTED.get(done, "counted by the run"),
         )
         for place, (done, count) in enumerate(tokens.items(), start=1)
     ]
@@ -66,7 +83,8 @@ def _tokens(tokens: Mapping[str, int], asked: Sequence[Asked]) -> list[Line]:
 
 def _operations(work: Sequence[Line]) -> list[Line]:
     lines = [replace(line, key=f"flop_{place}") for place, line in enumerate(work, start=1)]
-    return [*lines, ledger.total("flop", "operations", "Operations together", "FLOP", lines)]
+    whole = ledger.total("flop", "operations", "Operations together", "FLOP", lines)
+    return [*lines, replace(whole, source=_LEFT_OUT)]
 
 
 def _stages(seconds: Mapping[str, float], devices: int) -> list[Line]:
@@ -78,7 +96,7 @@ def _stages(seconds: Mapping[str, float], devices: int) -> list[Line]:
             "s",
             "seconds * devices",
             {"seconds": spent, "devices": devices},
-            source="wall time by this process's clock",
+            source=_TIMED.get(stage, "wall time by this process's clock"),
         )
         for place, (stage, spent) in enumerate(seconds.items(), start=1)
     ]

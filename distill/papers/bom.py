@@ -29,6 +29,9 @@ _TYPES = {
     "prompts": "data",
     "teacher signals": "data",
     "teacher's answers": "data",
+    "answers a teacher wrote": "data",
+    "answers on the way": "data",
+    "student's answers": "data",
     "teacher weights": "machine-learning-model",
 }
 _OF_ONE_FILE = ("tokenizer", "prompts")

@@ -8,12 +8,14 @@ from typing import Any
 from audit import strict_yaml
 from audit.attest import file_digest
 from distill import files, materials
-from distill.config import RunConfig
+from distill.lessons import written
 from distill.papers import bom, record
 from distill.papers.card import model_card
 from distill.papers.page import render_run
 from distill.prepare import Ready
 from distill.resources import shipped
+from distill.rollout import served
+from distill.rollout.writings import Writings
 from distill.session import Session
 from distill.text import student_tokenizer
 from distill.train import Row
@@ -34,12 +36,9 @@ def write(
         config=config,
         config_text=resolved,
         device=session.device,
-        inputs=_inputs(config, ready),
+        inputs=[*_inputs(session, ready), *_written(session)],
         outputs=materials.outputs(out, OUTPUTS),
-        teachers=[
-            record.teacher(one.config, sha256=one.sha256, tokens=one.tokens, model=one.model)
-            for one in ready.lessons
-        ],
+        teachers=_teachers(session, ready),
         tokens=metrics[-1]["tokens"],
         sizes={
             "parameters": counted.total,
@@ -57,9 +56,22 @@ def write(
     return manifest
 
 
-def _inputs(config: RunConfig, ready: Ready) -> list[dict[str, str]]:
+def _teachers(session: Session, ready: Ready) -> list[dict[str, Any]]:
+    """Return a row for each teacher, and for a server that answered in the student's place."""
+    rows = [
+        record.teacher(one.config, sha256=one.sha256, tokens=one.tokens, model=one.model)
+        for one in ready.lessons
+    ]
+    asked, line = served.asked_of(session), served.line(session)
+    if asked is not None and line is not None:
+        writer = session.config.rollout
+        rows.append(record.writer(writer, sha256=line["sha256"], tokens=asked.written))
+    return rows
+
+
+def _inputs(session: Session, ready: Ready) -> list[dict[str, str]]:
     """Return a line for everything that went in, pinned by digest."""
-    line = materials.material
+    config, line = session.config, materials.material
     rows = []
     for one in ready.lessons:
         licence = f"licence as stated: {one.config.licence or 'none'}"
@@ -75,3 +87,14 @@ def _inputs(config: RunConfig, ready: Ready) -> list[dict[str, str]]:
         for what, store in one.stores():
             rows.append(line(f"{what}, {one.config.name}", "teacher signals", store.sha256()))
     return rows
+
+
+def _written(session: Session) -> list[dict[str, str]]:
+    """Return a line for what was written for the student to learn from: by teachers, by itself."""
+    lines = [written.line(session, teacher) for teacher in session.config.teachers]
+    own = Writings.open(session.out / "rollouts") if session.config.rollout.fraction else None
+    if own is not None:
+        note = f"{len(own):,} writings"
+        lines.append(materials.material("rollouts", "student's answers", own.sha256(), note))
+    lines.append(served.line(session))
+    return [line for line in lines if line is not None]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.papers import bill, wording
-from distill.papers.comparison import compared
+from distill.papers.comparison import alone, compared
 from distill.terms import owed
 
 # Below this many parameters a student is a demonstration, and its card says so.
@@ -32,6 +32,7 @@ def model_card(evaluation: Record, manifest: Record) -> str:
         "",
         *_held_out(evaluation),
         *_against_the_teacher(evaluation),
+        *_alone(evaluation),
         *(_teachers(manifest["teachers"]) if taught else []),
         *_cost(evaluation),
         f"What went in and came out is pinned in `manifest.json`, made by {manifest['tool']}.",
@@ -94,6 +95,17 @@ def _against_the_teacher(evaluation: Record) -> list[str]:
         sides = f"{row['student']:.3g} | {row['teacher']:.3g} | {row['behind']:.3g}{interval}"
         lines.append(f"| {_cell(row['name'])} | {row['measure']} | {sides} | {row['reading']} |")
     return ["## How far behind the teacher", "", *lines, ""]
+
+
+def _alone(evaluation: Record) -> list[str]:
+    rows = alone(evaluation.get("comparison", ()))
+    if not rows:
+        return []
+    lines = ["| on | measure | student | items |", "|---|---|---|---|"]
+    for row in rows:
+        share = f"{row['student']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+        lines.append(f"| {_cell(row['name'])} | {row['measure']} | {share} | {row['n']:,} |")
+    return ["## What no teacher was asked", "", *lines, ""]
 
 
 def _teachers(teachers: Sequence[Record]) -> list[str]:

@@ -19,6 +19,9 @@ MOST_LINES = 6
 Row = Mapping[str, Any]
 Drawing = tuple[str, Markup]
 
+# What a held-out curve says besides its measures.
+_ABOUT = ("name", "tokens", "text")
+
 # Terms that are not nats a token of the output head, and are drawn apart.
 _INSIDE = ("balance", "indexer", "mtp", "hidden_mse", "hidden_cosine")
 
@@ -84,32 +87,64 @@ def own_share(metrics: Sequence[Row]) -> float:
 
 
 def held_out(runs: Sequence[Mapping[str, Any]]) -> list[Drawing]:
-    """Return held-out figures over the tokens of training, a line a run.
+    """Return held-out figures over the tokens of training: a drawing a measure, a line a run.
 
-    Each run has a `name`, the list `tokens`, and a list of the same length for each measure. Runs
-    that were not measured after the same tokens have drawings of their own.
+    Each run has a `name`, the list `tokens`, `text` (which held-out text it was measured on) and a
+    list as long as `tokens` for each measure, None where it was not measured. Runs were not all
+    measured after the same tokens, so lines pass over the places of others; captions say where
+    runs ended after other numbers of tokens, or were measured on other text.
     """
+    named = _told_apart(runs)
+    measures = dict.fromkeys(key for run in named for key in run if key not in _ABOUT)
     drawn = []
-    measures = dict.fromkeys(key for run in runs for key in run if key not in ("name", "tokens"))
     for measure in measures:
-        alike: dict[tuple[float, ...], list[Series]] = {}
-        for run in runs:
-            if measure in run:
-                line = Series(name=run["name"], values=run[measure])
-                alike.setdefault(tuple(run["tokens"]), []).append(line)
-        for tokens, series in alike.items():
-            caption = f"Held-out {wording.term(measure)}"
-            if len(alike) > 1:
-                caption += f", {', '.join(line.name for line in series)}"
-            drawing = line_chart(
-                tokens,
-                series,
-                title=caption,
-                x_label="tokens of training",
-                y_label=wording.term(measure),
-            )
-            drawn.append((caption, drawing))
+        there = [run for run in named if measure in run]
+        known = measure.startswith("accuracy: ")
+        name = measure if known else wording.term(measure)
+        drawing = line_chart(
+            sorted({tokens for run in there for tokens in run["tokens"]}),
+            _over_tokens(there, measure),
+            title=f"Held-out {name}",
+            x_label="tokens of training",
+            y_label=name.partition(":")[0],
+        )
+        drawn.append((f"Held-out {name}{_unlike(there)}", drawing))
     return drawn
+
+
+def _told_apart(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs with a number behind the name of one that is called like one before."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        alike = [one["name"] for one in runs[: len(found)]].count(run["name"])
+        found.append({**run, "name": f"{run['name']} ({alike + 1})" if alike else run["name"]})
+    return found
+
+
+def _over_tokens(runs: Sequence[Mapping[str, Any]], measure: str) -> list[Series]:
+    every = sorted({tokens for run in runs for tokens in run["tokens"]})
+    series = []
+    for run in runs:
+        at = dict(zip(run["tokens"], run[measure], strict=True))
+        values = [at.get(tokens) for tokens in every]
+        series.append(Series(name=run["name"], values=values, joined=True))
+    return series
+
+
+def _unlike(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return in what the runs of one drawing differ, for its caption."""
+    ends = {run["name"]: run["tokens"][-1] for run in runs}
+    most, said = max(ends.values()), ""
+    short = [
+        f"{name} ends after {end:,} ({(most - end) / most:.0%} less)"
+        for name, end in ends.items()
+        if end < most
+    ]
+    if short:
+        said += f"; {wording.listed(short)} of {most:,} tokens"
+    if len({run["text"] for run in runs if "text" in run}) > 1:
+        said += "; held-out texts differ"
+    return said
 
 
 def _curve(

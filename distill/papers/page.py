@@ -16,7 +16,7 @@ from audit.report.charts import Interval, dot_interval_chart, time_split_bar
 from audit.report.frame import environment
 from audit.report.reveal import reveal
 from distill.papers import curves, wording
-from distill.papers.comparison import compared
+from distill.papers.comparison import alone, compared
 from distill.papers.curves import Drawing, Row
 from distill.terms import owed
 
@@ -32,14 +32,16 @@ MEASURES = (
 # Anchor and heading of every section, in the order of the page.
 SECTIONS = (
     ("result", "Before and after"),
-    ("behind", "Student against teacher"),
+    ("behind", "Student and teacher"),
     ("curves", "Curves"),
     ("own", "Own answers and given text"),
+    ("glances", "Held-out text during training"),
     ("load", "Expert load"),
     ("time", "Time"),
     ("bill", "Bill"),
     ("answers", "Answers side by side"),
     ("teachers", "Teachers and their terms"),
+    ("served", "Checks of served teachers"),
     ("vocabulary", "Vocabularies"),
     ("materials", "What went in and what came out"),
     ("config", "Configuration"),
@@ -58,20 +60,25 @@ def render_run(
     Args:
         metrics: one row a step, in order; `terms` has the loss terms by name.
         evaluation: `before`, `after`, `teacher`, `samples` and `seconds`; and, where there are
-            such, `comparison`, `held_out` (see `curves.held_out`) and `bill`.
+            such, `comparison`, `held_out` (see `curves.held_out`), `served` (see `checks.seen`) and
+            `bill`.
         manifest: schema `spiritsafe.run/2`.
         config_yaml: the resolved configuration, as written.
         title: the run's name.
     """
     terms = curves.named_terms(metrics, manifest["losses"])
-    sides = compared(evaluation.get("comparison", ()))
+    rows = evaluation.get("comparison", ())
+    sides = compared(rows)
     own_share = curves.own_share(metrics)
-    own = curves.own_answers(metrics) + curves.held_out(evaluation.get("held_out", ()))
-    there = {"behind": sides, "own": own or own_share, "bill": evaluation.get("bill")}
-    sections = present(there | {"vocabulary": manifest["vocabularies"]})
+    own, runs = curves.own_answers(metrics), evaluation.get("held_out", ())
+    served = evaluation.get("served", ())
+    met = wording.vocabularies(manifest["vocabularies"])
+    there = {"behind": rows, "own": own or own_share, "glances": runs}
+    there |= {"bill": evaluation.get("bill"), "vocabulary": met, "served": served}
+    sections = present(there)
     pages = environment(("audit.report", "distill.papers"))
     pages.filters.update(amount=amount, large=large, listed=wording.listed)
-    pages.filters.update(told=wording.told, permission=wording.permission)
+    pages.filters.update(permission=wording.permission, label=wording.label, counted=counted)
     return pages.get_template("distill.papers/run.html.j2").render(
         metrics=metrics,
         evaluation=evaluation,
@@ -84,10 +91,16 @@ def render_run(
         has_signal=manifest["run"]["role"] != "control",
         comparison=sides,
         behind=behind(sides),
+        alone=alone(rows),
+        answers=answers(evaluation["samples"]),
+        served=served,
+        vocabularies=met,
         curves=curves.curves(metrics, terms),
         terms=terms,
         own=own,
         own_share=own_share,
+        glances=curves.held_out(runs),
+        runs=len(runs),
         load=curves.load(metrics),
         load_rows=curves.load_table(metrics),
         time=time_drawings(metrics, evaluation["seconds"]),
@@ -118,6 +131,15 @@ def behind(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
         label = f"{measure}; right of zero the teacher is better"
         drawn.append((caption, dot_interval_chart(estimates, title=caption, x_label=label)))
     return drawn
+
+
+def answers(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each prompt with who answered what: its teachers first, the student last."""
+    found = []
+    for sample in samples:
+        who = [(f"Teacher {name}", text) for name, text in sample["teachers"].items()]
+        found.append((sample["prompt"], [*who, ("Student", sample["student"])]))
+    return found
 
 
 def time_drawings(metrics: Sequence[Row], seconds: Mapping[str, float]) -> list[Drawing]:
@@ -157,6 +179,12 @@ def shared(teachers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def amount(line: Mapping[str, Any]) -> Markup:
     """Return the amount of a bill's line with its unit."""
     return Markup("{} {}").format(large(line["value"]), reveal(line["unit"]))
+
+
+def counted(value: object) -> object:
+    """Return a count with its thousands apart; anything else as it is."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return Markup('<data value="{0}">{0:,}</data>').format(value) if is_count else value
 
 
 def large(value: float) -> Markup:

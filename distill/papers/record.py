@@ -18,6 +18,8 @@ import student
 from audit.attest import digest, file_digest
 from distill.config import RunConfig, TeacherConfig
 from distill.loss import objective
+from distill.rollout.config import WRITER, RolloutConfig
+from distill.terms import Terms
 from student import device as devices
 from student.released_fields import MLA, V4
 
@@ -56,20 +58,45 @@ def teacher(stated: TeacherConfig, *, sha256: str, tokens: int, model: str = "")
         tokens: positions of training it spoke of; 0 for a teacher that only measures.
         model: what a served teacher calls itself.
     """
-    terms = None if stated.terms is None else asdict(stated.terms)
     return {
         "name": stated.name,
         "kind": "weights on disk" if stated.endpoint is None else f"served, {stated.says}",
         "model": model,
         "sha256": sha256,
         "licence": stated.licence,
-        "owned": stated.owned,
-        "terms": terms,
-        "obligations": list(terms["obligations"]) if terms else [],
+        **_terms(stated.owned, stated.terms),
         "weight": stated.weight,
         "tags": list(stated.tags),
         "tokens": tokens,
     }
+
+
+def writer(stated: RolloutConfig, *, sha256: str, tokens: int) -> dict[str, Any]:
+    """Return the same row of a server that answers in the student's place; its weight is 0.
+
+    Args:
+        stated: what the config says of it.
+        sha256: of the log of what it answered.
+        tokens: that it wrote.
+    """
+    assert stated.endpoint is not None
+    return {
+        "name": WRITER,
+        "kind": "served, answers in the student's place",
+        "model": stated.endpoint.model,
+        "sha256": sha256,
+        "licence": "",
+        **_terms(stated.owned, stated.terms),
+        "weight": 0.0,
+        "tags": [],
+        "tokens": tokens,
+    }
+
+
+def _terms(owned: bool, stated: Terms | None) -> dict[str, Any]:
+    terms = None if stated is None else asdict(stated)
+    obligations = list(terms["obligations"]) if terms else []
+    return {"owned": owned, "terms": terms, "obligations": obligations}
 
 
 def manifest(

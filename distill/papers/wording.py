@@ -1,6 +1,7 @@
-"""Words for readers of a run's records: loss terms by their names, lists, values of any kind."""
+"""Words for readers of a run's records: loss terms, vocabularies, lists, values of any kind."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 _TERMS = {
     "forward_kl": "forward KL",
@@ -14,8 +15,30 @@ _TERMS = {
     "cross_entropy": "cross-entropy",
     "sorted_l1": "sorted L1",
     "mtp": "prediction layers",
+    "top1_agreement": "top-1 agreement",
     "kl": "KL to the teacher",
 }
+# Facts on two vocabularies by their names in the record.
+_FACTS = {
+    "common": "Ids that both tables have",
+    "teacher_rows": "Rows of the teacher's head",
+    "student_rows": "Rows of the student's head",
+    "agreed": "Ids of the same bytes in both",
+    "unnamed": "Ids without a token in one of them",
+    "differing": "Ids of other bytes",
+    "examples": "The first of those, teacher's and student's",
+    "roles": "Begin, end and padding: teacher's, student's",
+}
+# Those that are told in sentences, not in a row each.
+_IN_SENTENCES = (
+    "teacher",
+    "across_tokenizers",
+    "alignment",
+    "tokens_spelt_alike",
+    "tokens_translated",
+    "positions_translated",
+)
+_MOST_NAMES = 5
 
 
 def kind(name: str) -> str:
@@ -64,3 +87,86 @@ def permission(teacher: Mapping[str, object]) -> str:
         return "not stated"
     stated = terms["permits_training"]
     return told(stated) if isinstance(stated, bool) else str(stated)
+
+
+def label(name: str) -> str:
+    """Return the key of a record as a reader's label."""
+    return name.replace("_", " ").capitalize()
+
+
+def vocabularies(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a manifest says of each teacher's tokens, where it says anything.
+
+    Each has `teacher`, `sentences`, and `facts`, names of all else with counts or words.
+    """
+    return [
+        {
+            "teacher": record["teacher"],
+            "sentences": met(record),
+            "facts": [
+                (_FACTS.get(name, label(name)), _fact(name, value))
+                for name, value in record.items()
+                if name not in _IN_SENTENCES
+            ],
+        }
+        for record in records
+        if len(record) > 1
+    ]
+
+
+def _fact(name: str, value: Any) -> float | str:
+    """Return a count, or the words of anything else; examples have their spellings in quotes."""
+    if name == "examples":
+        return "; ".join(f"{id_}: {theirs} and {ours}" for id_, theirs, ours in value) or "none"
+    is_count = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_count else told(value)
+
+
+def met(record: Mapping[str, Any]) -> list[str]:
+    """Return how a teacher's tokens met the student's, in sentences."""
+    if not record.get("across_tokenizers"):
+        return []
+    found = ["Its tokenizer is not the student's: it reads the same bytes in tokens of its own."]
+    aligned = record.get("alignment")
+    if aligned is None:
+        return found
+    if "tokens_translated" in record:
+        found.append(_translated(record, aligned))
+    inside, whole = aligned["student_tokens_in_chunks"], aligned["student_tokens"]
+    found.append(
+        f"{inside:,} of {whole:,} positions of the student's training text "
+        f"({inside / max(whole, 1):.1%}) are in {aligned['chunks']:,} chunks of bytes that both "
+        "tokenizers cut into whole tokens."
+    )
+    return [*found, *_unaligned(aligned)]
+
+
+def _translated(record: Mapping[str, Any], aligned: Mapping[str, Any]) -> str:
+    said = (
+        f"{record['tokens_translated']:,} of its {record['teacher_rows']:,} tokens stand for one "
+        f"of the student's; {record['tokens_spelt_alike']:,} are spelt alike, and what the text "
+        "contradicts is left out."
+    )
+    if "positions_translated" not in record:
+        return said
+    at, whole = record["positions_translated"], aligned["student_tokens"]
+    return f"{said} They are heard at {at:,} of {whole:,} positions ({at / max(whole, 1):.1%})."
+
+
+def _unaligned(aligned: Mapping[str, Any]) -> list[str]:
+    """Return what could not be aligned, the first few documents by name."""
+    lost, windows = aligned["documents_without_chunks"], aligned["windows_unread"]
+    found = ["Every document could be aligned."]
+    if lost:
+        more = f" and {len(lost) - _MOST_NAMES:,} more" if len(lost) > _MOST_NAMES else ""
+        named = ", ".join(lost[:_MOST_NAMES])
+        many = "1 document" if len(lost) == 1 else f"{len(lost):,} documents"
+        found = [f"{many} could not be aligned: {named}{more}."]
+    if aligned["pairs_without_chunks"]:
+        found.append(
+            f"At {aligned['pairs_without_chunks']:,} positions of such documents both have read "
+            "just as far, and are compared by the sizes of their probabilities alone."
+        )
+    if windows:
+        found.append(f"{windows:,} windows are of none of the documents and were not compared.")
+    return found

@@ -10,6 +10,7 @@ Letters: S tokens of a sequence, E experts, K experts that work on a token.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from distill.papers.ledger import Line, worked_out
@@ -33,59 +34,83 @@ def student_training(
     sequence_tokens: int,
     tokens: int,
     recompute: bool = False,
-    routing_ahead: bool = False,
+    text: str = "",
 ) -> Line:
     """Return what training took: forward, and backward as twice that.
 
     Args:
         config: the student's.
-        vocab_size: rows of its head.
+        vocab_size: rows of its head, which counts at every position.
         sequence_tokens: S, over which attention reaches; with documents apart it reaches less.
         tokens: positions trained on, counted or not.
         recompute: whether a block ran forward again in the backward pass.
-        routing_ahead: whether every step's routing was computed in a pass of its own.
+        text: whose text it is, where that is not the run's.
     """
     trained = sizes.training_flops_per_token(config, vocab_size, sequence_tokens)
     inputs: dict[str, float | None] = {
         "tokens": tokens,
         "forward": trained / 3,
-        "passes": 3 + recompute + routing_ahead,
+        "passes": 3 + recompute,
     }
     again = " + recompute" if recompute else ""
-    again += " + routing ahead" if routing_ahead else ""
     return worked_out(
         "student_training",
         "operations",
-        "Student, training",
+        f"Student, training{text}",
         "FLOP",
         "tokens * forward * passes",
         inputs,
         source=f"a token's forward pass by the student's shapes (V {vocab_size:,}, mean over "
-        f"sequences of {sequence_tokens:,}); passes: forward + backward as two{again}",
+        f"sequences of {sequence_tokens:,}, head at every position); passes: forward + backward "
+        f"as two{again}",
     )
 
 
 def student_forward(
-    config: StudentConfig, vocab_size: int, *, context: int, tokens: int, doing: str
+    config: StudentConfig,
+    vocab_size: int,
+    *,
+    sequence_tokens: int,
+    positions: int,
+    applied: int,
+    doing: str,
 ) -> Line:
-    """Return what `tokens` forward passes took, at a mean `context`: evaluating, or writing."""
-    forward = sizes.forward_flops_per_token(config, vocab_size, context).total
+    """Return what forward passes without a backward one took: evaluating, or writing.
+
+    Args:
+        config: the student's; its prediction layers do not run.
+        vocab_size: rows of its head.
+        sequence_tokens: S, tokens of a sequence, over which attention reaches.
+        positions: that it read, or wrote and read again.
+        applied: positions to which its head was applied.
+        doing: what it did, for the name of the line.
+    """
+    head = 2 * vocab_size * config.hidden_size
+    trunk = replace(config, num_mtp_layers=0)
+    both = sizes.training_flops_per_token(trunk, vocab_size, sequence_tokens) / 3
     return worked_out(
-        f"student_{doing}",
+        "student_forward",
         "operations",
         f"Student, {doing}",
         "FLOP",
-        "tokens * forward",
-        {"tokens": tokens, "forward": forward},
-        source=f"a token's forward pass by the student's shapes (V {vocab_size:,}, context "
-        f"{context:,}), without prediction layers",
+        "positions * body + applied * head",
+        {"positions": positions, "body": both - head, "applied": applied, "head": head},
+        source=f"a position's forward pass by the student's shapes (mean over sequences of "
+        f"{sequence_tokens:,}), without prediction layers, and its head (V {vocab_size:,})",
     )
 
 
 def teacher_forward(
-    name: str, shapes: Shapes, config: Mapping[str, Any], *, sequence_tokens: int, tokens: int
+    name: str,
+    shapes: Shapes,
+    config: Mapping[str, Any],
+    *,
+    sequence_tokens: int,
+    tokens: int,
+    applied: int | None = None,
+    doing: str = "forward",
 ) -> Line:
-    """Return what a local teacher's forward passes took, its head included.
+    """Return what a local teacher's forward passes took.
 
     Args:
         name: the teacher's.
@@ -93,30 +118,52 @@ def teacher_forward(
         config: its config.json.
         sequence_tokens: S; attention reaches (S + 1) / 2 tokens on average, no window considered.
         tokens: positions it read.
+        applied: positions to which its head was applied, read or kept; those it read by default.
+        doing: what it did, for the name of the line.
     """
     config = config.get("text_config", config)
-    formula = "tokens * (2 * (matrices - idle + head) + 2 * layers * heads * widths * reach)"
     inputs: dict[str, float | None] = {
         "tokens": tokens,
         "matrices": _matrices(shapes),
         "idle": _idle(shapes, config),
-        "head": _head(config),
         "layers": _first(config, ("num_hidden_layers",)),
         "heads": _first(config, ("num_attention_heads",)),
         "widths": _widths(config),
         "reach": (sequence_tokens + 1) / 2,
+        "applied": tokens if applied is None else applied,
+        "head": _head(config),
     }
     missing = ", ".join(name for name, value in inputs.items() if value is None)
     return worked_out(
         "teacher_forward",
         "operations",
-        f"{name}, forward",
+        f"{name}, {doing}",
         "FLOP",
-        formula,
+        "tokens * (2 * (matrices - idle) + 2 * layers * heads * widths * reach)"
+        " + applied * 2 * head",
         inputs,
         source="shapes of its matrices, without embeddings; idle: of experts that do not work on "
-        "a token; widths: of a key and a value",
+        "a token; widths: of a key and a value; applied: positions that its head was applied to",
         unknown=f"its config.json does not say what gives {missing}",
+    )
+
+
+def unrecorded(name: str, reason: str) -> Line:
+    """Return the line of passes that were made, but that the run did not count.
+
+    Args:
+        name: whose passes, and for what.
+        reason: what would make them known.
+    """
+    return worked_out(
+        "unrecorded",
+        "operations",
+        name,
+        "FLOP",
+        "tokens * forward",
+        {"tokens": None, "forward": None},
+        source="passes that were made and not counted",
+        unknown=reason,
     )
 
 

@@ -12,10 +12,16 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from audit.question import EndpointConfig
+from distill.terms import Terms
+
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# What records call a server that answers in the student's place.
+WRITER = "the writer of rollouts"
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -36,6 +42,14 @@ class RolloutConfig:
         prompt_tokens: of plain text, how many of its first tokens are the prompt.
         estimator: `full` compares whole distributions (DeepSeek-V4 report, arXiv 2606.19348,
             equation 29); `sampled` has the teacher's log-probability of the written token alone.
+        waiting: where teachers wait while another one reads: on the `host`, so that no more than
+            one of several is on the device, or on the `device`, where they all fit.
+        endpoint: an OpenAI-compatible server that answers in the student's place; None for the
+            student itself. Which weights it serves, the student's of some step or another model's,
+            is the user's statement: nothing here sends it new ones, and staleness counts from the
+            step at which it was asked.
+        owned: whether what that server runs is the user's own; otherwise `terms` are needed.
+        terms: of training on what it answers, as stated.
     """
 
     fraction: Fraction = 0.0
@@ -47,6 +61,10 @@ class RolloutConfig:
     batch_size: Positive = 64
     prompt_tokens: Positive = 32
     estimator: Literal["full", "sampled"] = "full"
+    waiting: Literal["host", "device"] = "host"
+    endpoint: EndpointConfig | None = None
+    owned: bool = False
+    terms: Terms | None = None
 
     def rows(self, batch_size: int) -> int:
         """Return how many of `batch_size` rows the student writes itself.

@@ -151,6 +151,12 @@ def sample(
     return summary
 
 
+def answered(out: Path) -> list[Answer]:
+    """Return the answers that `sample` left in `out`, in the order of asking."""
+    _, *lines = (out / "answers.jsonl").read_text(encoding="utf-8").split("\n")
+    return [Answer(**json.loads(line)) for line in lines if line]
+
+
 def _check(questions: Sequence[Question], checkers: Sequence[Checker]) -> None:
     if not questions:
         raise InputError("there is no question; give a file with a prompt and an answer a row.")

@@ -21,18 +21,23 @@ from distill.rollout.config import RolloutConfig
 from distill.rollout.writings import Writings
 from distill.store.shard import Key, Sequences
 from distill.text import chat
-from distill.text.sources import Document
+from distill.text.sources import Document, Message
 from student.generate import Sampling, generate
 from student.model import Student
-from student.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What is answered, and the tag that says who teaches the answer."""
+    """What is answered, and the tag that says who teaches the answer.
+
+    Attributes:
+        tokens: the begin token and what follows it.
+        messages: the same as a chat; empty for plain text, and for a chat with tools.
+    """
 
     tokens: tuple[int, ...]
     tag: str
+    messages: tuple[Message, ...] = ()
 
 
 def prompts(
@@ -69,7 +74,7 @@ def prompts(
                 "room for an answer; shorten it or raise student.max_position_embeddings."
             )
         tag = document.tag if document.tag in tags else ""
-        found.append(Prompt(tokens=tuple(begun), tag=tag))
+        found.append(Prompt(tokens=tuple(begun), tag=tag, messages=_turns(document)))
     return found
 
 
@@ -80,23 +85,34 @@ def _asked(encoded: chat.Encoded) -> list[int]:
     return ids
 
 
-def key(prompts: Sequence[Prompt], run_sha256: str, vocab_size: int) -> Key:
+def _turns(document: Document) -> tuple[Message, ...]:
+    """Return the messages before the last answer of a chat without tools."""
+    if document.tools:
+        return ()
+    places = [i for i, turn in enumerate(document.messages) if turn["role"] == "assistant"]
+    return document.messages[: places[-1]] if places else ()
+
+
+def key(
+    prompts: Sequence[Prompt], run_sha256: str, vocab_size: int, *, writer: str = "student"
+) -> Key:
     """Return the key of a run's writings.
 
     Args:
         prompts: all of them, in order.
         run_sha256: of whatever else the student's weights depend on, the seed too.
         vocab_size: of the tokens.
+        writer: who answers; of a server, the model it is asked for.
     """
     asked = digest([[prompt.tag, *prompt.tokens] for prompt in prompts])
-    settings = {"writer": "student", "prompts_sha256": asked}
+    settings = {"writer": writer, "prompts_sha256": asked}
     return Key(mode="text", teacher_sha256=run_sha256, vocab_size=vocab_size, settings=settings)
 
 
 class Writer(Protocol):
-    """Whoever answers: the student, or a server that runs it."""
+    """Whoever answers: the student, or a server in its place (`served.py`)."""
 
-    def write(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[list[int]]:
+    def write(self, prompts: Sequence[Prompt], seed: int) -> list[list[int]]:
         """Return the tokens of an answer to each prompt, the end token too where it ended."""
         ...
 
@@ -116,38 +132,13 @@ class StudentWriter:
     student: Student
     config: RolloutConfig
 
-    def write(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[list[int]]:
+    def write(self, prompts: Sequence[Prompt], seed: int) -> list[list[int]]:
         """Return the tokens of an answer to each prompt, the end token too where it ended."""
         how = Sampling(temperature=self.config.temperature, top_p=self.config.top_p, seed=seed)
         most, eos = self.config.max_new_tokens, self.student.vocabulary.eos
-        written = generate(self.student, prompts, max_new_tokens=most, sampling=how)
+        asked = [prompt.tokens for prompt in prompts]
+        written = generate(self.student, asked, max_new_tokens=most, sampling=how)
         return [row if len(row) == most else [*row, eos] for row in written]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedWriter:
-    """A server that runs the student and answers in text.
-
-    Text is tokenised anew, so an answer may be cut into other tokens than the server drew. One as
-    long as `max_new_tokens` counts as cut off, a shorter one as ended.
-    """
-
-    server: TextWriter
-    tokenizer: Any
-    vocabulary: Vocabulary
-    config: RolloutConfig
-
-    def write(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[list[int]]:
-        """Return the tokens of an answer to each prompt, the end token too where it ended."""
-        bos, most = self.vocabulary.bos, self.config.max_new_tokens
-        # A server begins every prompt by itself.
-        asked = [row[1:] if row[0] == bos else row for row in prompts]
-        texts = self.server.write([self.tokenizer.decode(row) for row in asked], seed)
-        answers = []
-        for text in texts:
-            row = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            answers.append(row[:most] if len(row) >= most else [*row, self.vocabulary.eos])
-        return answers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,13 +238,13 @@ class Rollouts:
                 "run again."
             )
         began = time.perf_counter()
-        asked = [self.prompts[i].tokens for i in self._chosen(number)]
+        asked = [self.prompts[i] for i in self._chosen(number)]
         answers: list[list[int]] = []
         for start in range(0, len(asked), self.config.batch_size):
             part = asked[start : start + self.config.batch_size]
             answers += self.writer.write(part, self._draw(number, start))
         seconds = time.perf_counter() - began
-        self.writings.add(join(asked, answers), seconds)
+        self.writings.add(join([prompt.tokens for prompt in asked], answers), seconds)
         return seconds
 
     def _draw(self, number: int, start: int) -> int:

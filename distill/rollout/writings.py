@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill.signals import Text
-from distill.store import shard
+from distill.store import chain, shard
 from distill.store.shard import Key, Sequences
 from distill.store.store import Store
 
 _SHARDS = 256
+_PART = "part-{:05d}"
 
 
 class Writings:
@@ -32,10 +33,26 @@ class Writings:
         while len(self._stores[-1].shards) == _SHARDS:
             self._stores.append(self._store(self._stores))
 
+    @classmethod
+    def open(cls, path: Path) -> "Writings | None":
+        """Open the writings in `path`, whoever's they are; None where there are none.
+
+        Raises:
+            MismatchError: a part does not follow from those before it.
+            StorageError: a manifest cannot be read.
+        """
+        first = path / _PART.format(0)
+        if not (first / chain.MANIFEST).is_file():
+            return None
+        key = chain.read_manifest(first)[0]
+        of_part = "part", "follows"
+        settings = {name: value for name, value in key.settings.items() if name not in of_part}
+        return cls(path, replace(key, settings=settings))
+
     def _store(self, before: Sequence[Store] = ()) -> Store:
         follows = before[-1].sha256() if before else None
         settings = self.key.settings | {"part": len(before), "follows": follows}
-        return Store(self.path / f"part-{len(before):05d}", replace(self.key, settings=settings))
+        return Store(self.path / _PART.format(len(before)), replace(self.key, settings=settings))
 
     def __len__(self) -> int:
         return sum(len(store.shards) for store in self._stores)

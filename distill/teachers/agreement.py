@@ -15,6 +15,9 @@ import torch
 
 from distill.errors import MismatchError, TeacherError
 from distill.signals import Dense, Hidden, Signal, Sparse
+from distill.store import shard
+from distill.store.store import Store
+from distill.teachers.stored import Signals
 from distill.text.vocabulary import logits
 
 # Between what precision does and what is wrong, measured with SmolLM2-135M on 256 positions of
@@ -98,6 +101,48 @@ def self_test(
         same_best=float(same_P.float().mean()),
         late=min(float(kl.mean()) for kl in shifts) if len(inner_P) else float("inf"),
     )
+
+
+def kept(store: Store, *, sequences: int, tokens: int) -> tuple[torch.Tensor, Sparse]:
+    """Return the beginnings of a store's first sequences, and what is kept of them.
+
+    Args:
+        store: of mode `head_tail` or `topk`.
+        sequences: how many at most.
+        tokens: of each; ones that are shorter or begin anew inside are left out.
+
+    Returns:
+        int64 `[B, tokens]`, and a signal of `B (tokens - 1)` rows.
+
+    Raises:
+        MismatchError: the store keeps no likeliest tokens, or has no sequence that long.
+    """
+    if store.key.mode not in ("head_tail", "topk") or not store.shards:
+        raise MismatchError(
+            f"{store.path} holds no likeliest tokens (mode {store.key.mode}, {store.tokens} "
+            "positions), so nothing can be compared with it; name a store of mode head_tail or "
+            "topk, or a model directory."
+        )
+    text = shard.decode_text(store.key, store.load(0))
+    first_B = text.length_B.cumsum(0) - text.length_B
+    lengths = text.length_B.tolist()
+    # A server reads a text as one context, so none may begin anew inside.
+    chosen = [
+        (int(first), row[:tokens])
+        for first, row, starts in zip(
+            first_B, text.split(), text.start_N.split(lengths), strict=True
+        )
+        if len(row) >= tokens and not starts[1 : tokens - 1].any()
+    ][:sequences]
+    if not chosen:
+        raise MismatchError(
+            f"{store.path} has no sequence whose first {tokens} tokens are one context; name "
+            "another store, or a model directory."
+        )
+    row_P = torch.cat([first + torch.arange(tokens - 1) for first, _ in chosen])
+    said = Signals(store).at(row_P, torch.device("cpu"))
+    assert isinstance(said, Sparse)
+    return torch.stack([row.long() for _, row in chosen]), said
 
 
 def compare(served: Sparse, reference: Signal) -> tuple[torch.Tensor, torch.Tensor]:

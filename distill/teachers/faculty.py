@@ -8,6 +8,7 @@ from distill.config import EMBEDDED, RunConfig, TeacherConfig
 from distill.errors import InputError
 from distill.loss.compatibility import require_served
 from distill.loss.objective import ChunkLikelihood, SortedL1
+from distill.rollout.config import WRITER
 from distill.session import Say
 from distill.signals import Chunks, Hidden, Signal, Sparse, Text
 from distill.teachers import embedded
@@ -23,9 +24,12 @@ def admit(config: RunConfig, say: Say) -> None:
     """
     if not config.is_taught:
         return
-    for teacher in config.teachers:
-        for obligation in terms.check(teacher.name, teacher.owned, teacher.terms):
-            say(f"{teacher.name} obliges to: {obligation}")
+    parties = [(teacher.name, teacher.owned, teacher.terms) for teacher in config.teachers]
+    if config.rollout.fraction and config.rollout.endpoint is not None:
+        parties.append((WRITER, config.rollout.owned, config.rollout.terms))
+    for name, owned, stated in parties:
+        for obligation in terms.check(name, owned, stated):
+            say(f"{name} obliges to: {obligation}")
 
 
 def require_heard(config: RunConfig) -> None:

@@ -188,6 +188,17 @@ def test_a_changed_byte_exits_1_and_is_named(finished, tmp_path, name, said):
     assert [row["ok"] for row in found["checks"]].count(False) == 1
 
 
+def test_signals_that_were_deleted_are_absent_and_that_is_no_failure(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(out / "signals")
+    result = call("distill", "verify", out)
+    assert result.exit_code == 0
+    absent = [line for line in result.stdout.splitlines() if line.startswith("absent   ")]
+    assert len(absent) == 2 and all("signals, tiny: not there" in line for line in absent)
+    found = json.loads(call("distill", "verify", out, "--json").stdout)
+    assert found["ok"] is True and [row["ok"] for row in found["checks"]].count(None) == 2
+
+
 def test_captured_signals_are_looked_at_as_the_help_says(config, tmp_path):
     out = tmp_path / "signals"
     call("distill", "capture", config, "--out", out)

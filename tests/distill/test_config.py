@@ -151,6 +151,7 @@ def test_an_unknown_key_near_to_none_lists_the_known_ones():
         ("loss:\n- kind: tvd\n  on: texts", "run.yaml:3:", "loss.0.on"),
         ("loss:\n- kind: tvd\n- kind: jsd", "run.yaml:3:", "loss.1"),
         ("rollout:\n  top_p: 0", "run.yaml:2:", "rollout.top_p"),
+        ("rollout:\n  endpoint: {url: here, model: m}", "run.yaml:2:", "rollout.endpoint"),
         ("prices: {device_hour: 2}", "run.yaml:1:", "prices"),
         ("optimizer: {learning_rate: .nan}", "run.yaml:1:", "optimizer.learning_rate"),
     ],
@@ -241,6 +242,7 @@ def test_a_wrong_value_in_an_override_is_blamed_on_the_override():
 
 
 SERVER = "{url: 'http://h/v1', model: m}"
+COMPLETIONS = SERVER.replace("{", "{api: completions, ", 1)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,14 @@ SERVER = "{url: 'http://h/v1', model: m}"
         (
             f"teachers: [{{name: a, endpoint: {SERVER}, says: top_logprobs}}]",
             ("teacher 'a' is asked for text it writes", "an answers: block"),
+        ),
+        (
+            f"teachers: [{{name: a, endpoint: {COMPLETIONS}, answers: {{prompts: p}}}}]",
+            ("teacher 'a' goes on from plain text (endpoint.api: completions)", "form is chat"),
+        ),
+        (
+            f"teachers: [{{name: a, endpoint: {SERVER}, answers: {{prompts: p, form: text}}}}]",
+            ("teacher 'a' answers messages (endpoint.api: chat), but answers.form is text",),
         ),
         ("loss: [{kind: tvd}, {kind: hidden_mse}]", ("need signal.mode: hidden and one teacher",)),
         (
@@ -316,6 +326,37 @@ def test_a_hidden_term_without_weight_asks_for_nothing():
 def test_rollouts_off_ask_for_nothing():
     config = read("rollout: {max_new_tokens: 9999}\ntrain: {routing_delay: 1}")
     assert config.rollout.max_new_tokens == 9999
+
+
+def test_a_server_is_asked_in_the_form_its_answers_are_learnt_in():
+    pairs = (SERVER, "chat"), (COMPLETIONS, "text")
+    for server, form in pairs:
+        row = f"{{name: a, endpoint: {server}, answers: {{prompts: p, form: {form}}}}}"
+        assert read(f"teachers: [{row}]").teachers[0].answers.form == form
+    for form in ("chat", "text"):
+        row = f"{{name: a, path: p, answers: {{prompts: p, form: {form}}}}}"
+        assert read(f"teachers: [{row}]").teachers[0].answers.form == form
+
+
+def test_how_a_server_is_asked_may_change_between_two_calls_and_who_it_is_may_not():
+    paced = "retries: 1, concurrency: 2, timeout_seconds: 3, requests_per_minute: 4, key_env: KEY"
+    bound = "max_requests: 5, max_tokens: 6, accepted_models: [a]"
+    other = SERVER.replace("{", f"{{{paced}, {bound}, ", 1)
+    text = (
+        "rollout: {{fraction: 0.5, endpoint: {0}}}\nteachers: [{{name: a, path: p}}, "
+        "{{name: b, endpoint: {0}, says: prompt_logprobs}}]"
+    )
+    first, second = read(text.format(SERVER)), read(text.format(other))
+    assert first != second and first == first.lasting() == second.lasting()
+    for change in ("api: completions", "system: s", "extra: {top_k: 3}", "price_input: 1"):
+        changed = read(text.format(SERVER.replace("{", f"{{{change}, ", 1)))
+        assert changed == changed.lasting() != first
+
+
+def test_a_server_may_write_in_the_students_place():
+    assert read("rollout: {fraction: 0.5}").rollout.endpoint is None
+    asked = read(f"rollout: {{fraction: 0.5, endpoint: {COMPLETIONS}}}").rollout.endpoint
+    assert asked is not None and asked.api == "completions"
 
 
 def test_a_teacher_that_only_writes_does_not_read():

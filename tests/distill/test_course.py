@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from audit.errors import EndpointError
+from audit.question import EndpointConfig
 from distill.batches import Reading
 from distill.course import course
 from distill.errors import InputError, MismatchError
@@ -16,7 +18,7 @@ from distill.rollout.on_policy import OnPolicy
 from distill.signals import Hidden, Sparse
 from distill.text.vocabulary import logits
 from student.model import Student
-from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
+from tests.fakes.endpoints import TINY, Server, TinyModel, speaking_teacher
 from tests.fakes.sessions import (
     CPU,
     answers,
@@ -155,6 +157,53 @@ def test_what_the_student_writes_is_read_by_the_teacher_of_its_prompts_tag(place
         (tag,) = {tags[row] for row in row_N[part.at_M].tolist()}
         said, teacher = part.signal(CPU), ready.lessons["ab".index(tag)].live
         assert torch.equal(said.head.weight_VT, teacher.head.weight_VT)
+
+
+def test_a_server_answers_in_the_students_place_and_is_looked_at_first(place, tmp_path):
+    with Server(TinyModel(place / "teacher")) as server:
+        asked = EndpointConfig(url=server.url, model=TINY, api="completions", retries=0)
+        config = small_config(
+            place, rollout=replace(WRITES, temperature=0.0, endpoint=asked, owned=True)
+        )
+        ready, made = begun(config, tmp_path)
+        looked = server.posts
+        batch = made.batch(1)
+        assert looked > 20 and server.posts == looked + 2
+        said = {body["prompt"]: body for body in server.bodies[looked:]}
+    rows = batch.token_N.split(list(batch.lengths))[2:]
+    known = ready.tokenizer
+    assert {known.decode(row[1:5]) for row in rows} == set(said)
+    teacher = ready.lessons[0].live
+    for row in rows:
+        # The server has the teacher's weights, so what it wrote is the teacher's likeliest text.
+        best = logits(teacher.hidden(row[None, 1:5])[0], teacher.head)[-1].argmax()
+        assert known.decode(row[5:]).startswith(known.decode(best))
+    writings = made.rollouts.writings
+    assert writings.key.settings["writer"] == TINY
+
+
+def test_a_budget_may_be_raised_and_what_was_written_is_read_again(place, tmp_path):
+    with Server(TinyModel(place / "teacher")) as server:
+        asked = EndpointConfig(
+            url=server.url, model=TINY, api="completions", retries=0, max_requests=40
+        )
+        config = small_config(place, rollout=replace(WRITES, endpoint=asked, owned=True))
+        first = begun(config, tmp_path)[1].batch(1)
+        more = replace(config.rollout, endpoint=replace(asked, max_requests=50))
+        posts = server.posts
+        again = begun(replace(config, rollout=more), tmp_path)[1].batch(1)
+        assert server.posts == posts
+        assert torch.equal(first.token_N, again.token_N)
+        other = replace(config.rollout, endpoint=replace(asked, system=None, extra={"top_k": 3}))
+        with pytest.raises(MismatchError, match="a different teacher_sha256"):
+            begun(replace(config, rollout=other), tmp_path)
+
+
+def test_a_server_that_is_gone_is_refused_before_the_first_step(place, tmp_path):
+    with Server(TinyModel(place / "teacher")) as server:
+        asked = EndpointConfig(url=server.url, model=TINY, api="completions", retries=0)
+    with pytest.raises(EndpointError, match="gave no answer in 1 attempts"):
+        begun(small_config(place, rollout=replace(WRITES, endpoint=asked, owned=True)), tmp_path)
 
 
 def test_answers_of_another_run_are_refused(place, tmp_path):

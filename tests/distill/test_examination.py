@@ -7,15 +7,24 @@ import pytest
 import torch
 
 from distill.errors import InputError
-from distill.examination import Examination, history, load
+from distill.evaluation import tasks
+from distill.evaluation.answering import Effort, StudentAnswers
+from distill.evaluation.evaluate import write_on
+from distill.evaluation.intervals import accuracy
+from distill.examination import Examination, glancing_seconds, history, load
 from distill.files import write_json
 from distill.loss import objective
 from distill.prepare import prepare
+from distill.rollout.config import RolloutConfig
+from student.generate import generate
 from student.model import Student
 from tests.fakes.endpoints import Server, TinyModel
+from tests.fakes.pages import drawings
 from tests.fakes.sessions import (
     CPU,
     answers,
+    carried_out,
+    metrics,
     prompts_file,
     rows_file,
     served_teacher,
@@ -97,13 +106,27 @@ def test_an_item_that_does_not_fit_the_student_is_refused(place):
         load(made, tiny_tokenizer())
 
 
-def test_a_run_to_be_seen_beside_must_have_a_curve(place, tmp_path):
+def beside(place, path, every_steps=2):
+    """Return a run that is to be seen beside the one in `path`."""
     made = config(place)
-    made = replace(made, evaluate=replace(made.evaluate, beside=(str(tmp_path),)))
+    seen = replace(made.evaluate, beside=(str(path),), every_steps=every_steps)
+    return replace(made, evaluate=seen)
+
+
+def test_a_run_to_be_seen_beside_must_have_a_curve(place, tmp_path):
+    made = beside(place, tmp_path)
     with pytest.raises(InputError, match="has no held-out curve; finish that run with"):
         load(made, tiny_tokenizer())
     write_json(tmp_path / "eval.json", {"held_out": [{"name": "it", "tokens": [0, 1]}]})
     assert load(made, tiny_tokenizer()) == []
+
+
+@pytest.mark.parametrize("every_steps", [0, 7])
+def test_a_run_without_a_curve_of_its_own_is_not_seen_beside_others(place, tmp_path, every_steps):
+    write_json(tmp_path / "eval.json", {"held_out": [{"name": "it", "tokens": [0, 1]}]})
+    with pytest.raises(InputError, match=f"every_steps is {every_steps} and train.steps 6; set"):
+        load(beside(place, tmp_path, every_steps), tiny_tokenizer())
+    assert load(beside(place, tmp_path, 6), tiny_tokenizer()) == []
 
 
 # Held-out text.
@@ -132,14 +155,36 @@ def test_the_student_is_measured_against_each_teacher_where_it_teaches(place, tw
     assert row["clusters"] == len(ready.text.held_documents)
 
 
-def test_a_glance_leaves_the_student_training(alone):
-    _, exam, student = alone
+def test_a_glance_leaves_the_student_training(place, alone, tmp_path):
+    ready, exam, student = alone
     student.train()
     glanced = exam.glance(student)
     assert student.training
     measured = exam.measure(student).measured
-    assert glanced.keys() == GLANCED
+    assert glanced.keys() == {*GLANCED, "accuracy", "task_effort", "seconds"}
     assert glanced["kl"] == measured.kl and glanced["bits_per_byte"] == measured.bits_per_byte
+    rows = {row["name"]: row["student"] for row in exam.tasks(student)}
+    assert glanced["accuracy"] == rows
+    quiet = Examination(
+        session(config(place), tmp_path), ready.text, ready.lessons, ready.tokenizer, ()
+    )
+    assert quiet.glance(student).keys() == {*GLANCED, "seconds"}
+
+
+def test_a_glance_asks_sixty_four_items_of_a_task_evenly_taken(place, alone, tmp_path):
+    ready, _, student = alone
+    items = [replace(ready.tasks[0].items[n % 9], id=str(n)) for n in range(130)]
+    many = replace(ready.tasks[0], items=tuple(items))
+    glances = Examination(
+        session(config(place), tmp_path), ready.text, ready.lessons, ready.tokenizer, [many]
+    )
+    found = glances.glance(student)
+    (right,) = (value for name, value in found["accuracy"].items())
+    assert list(found["accuracy"]) == ["where, 64 of 130"]
+    said = tasks.ask(many, StudentAnswers(student, ready.tokenizer))
+    places = [round(n * 129 / 63) for n in range(64)]
+    assert right == sum(said[n].right for n in places) / 64
+    assert found["task_effort"]["sequences"] == 3 * 64
 
 
 def test_where_no_teacher_speaks_the_text_alone_measures(place, tmp_path):
@@ -153,7 +198,13 @@ def test_where_no_teacher_speaks_the_text_alone_measures(place, tmp_path):
     assert result.measured.kl is None and result.measured.bits_per_byte > 0
     assert exam.teacher(result) == {} and exam.behind(result) == []
     assert exam.glance(student)["kl"] is None
-    assert exam.tasks(student) == []  # a served teacher is asked none
+    # A served teacher is asked no questions, so the student stands alone.
+    (row,) = exam.tasks(student)
+    assert (row["name"], row["teacher"], row["difference"]) == ("where", None, None)
+    right = [one.right for one in tasks.ask(exam.asked[0], StudentAnswers(student, exam.tokenizer))]
+    assert row["student"] == row["task"]["student"] == sum(right) / 9
+    assert (row["low"], row["high"]) == accuracy(right)[1:] and row["n"] == 9
+    assert row["task"].keys() == {"name", "kind", "items", "student", "by_byte"}
 
 
 # Tasks.
@@ -186,6 +237,63 @@ def test_every_teacher_is_compared_with_by_name(two):
     assert rows[0]["student"] == rows[1]["student"]
 
 
+# Samples.
+
+
+def test_a_student_goes_on_where_each_of_its_teachers_did(two):
+    ready, exam, student = two
+    rows = exam.samples(student)
+    assert [row["id"] for row in rows] == ["sample-1", "sample-2"]
+    for place, row in enumerate(rows):
+        known = {one.config.name: one.samples[place] for one in ready.lessons}
+        assert all(said["prompt"] == row["prompt"] for said in known.values())
+        assert row["teachers"] == {name: said["teacher"] for name, said in known.items()}
+        assert row["student"] == write_on(student, ready.tokenizer, row["prompt"], 8, seed=place)
+
+
+# What measuring took.
+
+
+def fresh(place, made, tmp_path, *asked):
+    """Return an examination that has asked nothing yet."""
+    ready, exam, _ = made
+    run = session(config(place, *asked), tmp_path)
+    return Examination(run, ready.text, ready.lessons, ready.tokenizer, exam.asked if asked else ())
+
+
+def test_held_out_text_is_read_before_after_and_at_each_glance(place, two, tmp_path):
+    ready, _, _ = two
+    held = ready.text.held
+    rows = [{"step": 1}, {"step": 2, "held_out": {"kl": 1.0, "seconds": 0.5}}]
+    found = fresh(place, two, tmp_path).examined([*rows, rows[1]])
+    counts = held.weights > 0
+    assert (found.looks, found.positions, found.counted) == (4, held.weights.size, counts.sum())
+    assert found.heard == {"a": counts[held.tag == 0].sum(), "b": counts[held.tag == 1].sum()}
+    assert 0 < found.heard["a"] < found.counted
+    assert found.tasks == Effort()
+    assert glancing_seconds([*rows, rows[1]]) == 1.0
+
+
+def test_answering_is_counted_with_what_glances_took(place, alone, tmp_path):
+    ready, _, student = alone
+    exam = fresh(place, alone, tmp_path, "where", "sums")
+    glance = exam.glance(student)
+    taken = Effort(**glance["task_effort"])
+    reader = StudentAnswers(student, ready.tokenizer).reader
+    where, sums = ready.tasks
+    rows = [reader.row(item.prompt, choice) for item in where.items for choice in item.choices]
+    prompts = [reader.prompt(item.prompt) for item in sums.items]
+    written = generate(student, prompts, max_new_tokens=4)
+    picked = [min(4, len(row) + 1) for row in written]
+    assert taken == Effort(
+        sequences=len(rows) + len(prompts),
+        positions=sum(len(row.ids) - 1 for row in rows) + sum(map(len, prompts)) + sum(picked) - 4,
+        applied=sum(len(row.ids) - row.first for row in rows) + sum(picked),
+    )
+    exam.tasks(student)
+    assert exam.examined([{"held_out": glance}]).tasks == taken + taken
+
+
 # Curves.
 
 
@@ -199,13 +307,16 @@ def steps(*looked):
 
 
 def figures(kl):
-    return {"kl": kl, "reverse_kl": 2 * kl, "top1_agreement": 0.5, "bits_per_byte": 3.0}
+    said = {"kl": kl, "reverse_kl": 2 * kl, "top1_agreement": 0.5, "bits_per_byte": 3.0}
+    return said | {"tokens": 1200, "bytes": 3400, "seconds": 0.1}
+
+
+OF = {"name": "run", "text": "1,200 tokens, 3,400 bytes"}
 
 
 def test_a_curve_begins_before_the_first_step(place):
     (curve,) = history("run", figures(9.0), steps(None, 5.0, None, 4.0), config(place))
-    assert curve == {
-        "name": "run",
+    assert curve == OF | {
         "tokens": [0, 200, 400],
         "kl": [9.0, 5.0, 4.0],
         "reverse_kl": [18.0, 10.0, 8.0],
@@ -214,18 +325,54 @@ def test_a_curve_begins_before_the_first_step(place):
     }
 
 
+def test_a_run_without_a_name_is_called_this_run(place):
+    (curve,) = history("", figures(9.0), steps(4.0), config(place))
+    assert curve["name"] == "this run"
+
+
 def test_what_was_not_measured_has_no_curve(place):
     before = figures(1.0) | {"kl": None, "reverse_kl": None, "top1_agreement": None}
     (curve,) = history("run", before, steps(None, 5.0), config(place))
-    assert curve.keys() == {"name", "tokens", "bits_per_byte"}
+    assert curve.keys() == {"name", "tokens", "text", "bits_per_byte"}
 
 
-def test_without_a_glance_there_is_no_curve_but_others(place, tmp_path):
-    made = config(place)
-    assert history("run", figures(9.0), steps(None, None), made) == []
+def test_tasks_have_a_curve_from_the_first_glance_on(place):
+    rows = steps(None, 5.0, 4.0)
+    for row, share in zip(rows[1:], (0.25, 0.5), strict=True):
+        row["held_out"]["accuracy"] = {"sums": share}
+    (curve,) = history("run", figures(9.0), rows, config(place))
+    assert curve["accuracy: sums"] == [None, 0.25, 0.5]
+
+
+def test_a_run_stands_first_and_those_beside_it_by_their_own_curve(place, tmp_path):
+    assert history("run", figures(9.0), steps(None, None), config(place)) == []
     other = {"name": "other", "tokens": [0, 50], "kl": [3.0, 2.0]}
     write_json(tmp_path / "eval.json", {"held_out": [other, {"name": "a third"}]})
-    made = replace(made, evaluate=replace(made.evaluate, beside=(str(tmp_path),)))
-    assert history("run", figures(9.0), steps(None, None), made) == [other]
-    own, beside = history("run", figures(9.0), steps(4.0), made)
-    assert (own["name"], beside) == ("run", other)
+    own, seen = history("run", figures(9.0), steps(4.0), beside(place, tmp_path))
+    assert (own["name"], seen) == ("run", other)
+
+
+def test_a_run_that_writes_is_drawn_beside_one_that_reads_on_the_tokens_of_each(place, tmp_path):
+    made = config(place)
+    glanced = replace(made, evaluate=replace(made.evaluate, every_steps=2))
+    off = carried_out(glanced, tmp_path / "given text").out
+    beside = replace(glanced.evaluate, beside=(str(off),))
+    own = RolloutConfig(fraction=0.5, max_new_tokens=5, prompt_tokens=5)
+    on = carried_out(replace(glanced, evaluate=beside, rollout=own), tmp_path / "own answers")
+    mine, other = on.evaluation["held_out"]
+    assert (mine["name"], other["name"]) == ("own answers", "given text")
+    assert mine["text"] == other["text"]
+    # Both begin with the same weights; rows of its own are shorter than windows.
+    assert mine["kl"][0] == other["kl"][0] and mine["tokens"][0] == other["tokens"][0] == 0
+    assert mine["tokens"][-1] == metrics(on.out)[-1]["tokens"] < other["tokens"][-1] == 6 * 4 * 32
+    page = on.page.read_text()
+    less = 1 - mine["tokens"][-1] / other["tokens"][-1]
+    caption = (
+        f"Held-out KL to the teacher; own answers ends after {mine['tokens'][-1]} ({less:.0%} "
+        f"less) of 768 tokens"
+    )
+    assert f"<figcaption>{caption}</figcaption>" in page
+    (drawing,) = [d for d in drawings(page) if d.findtext("title") == "Held-out KL to the teacher"]
+    for run in (mine, other):
+        line = rf"{run['name']}: from {run['kl'][0]:.3g} to {run['kl'][-1]:.3g}"
+        assert line in drawing.findtext("desc")

@@ -64,7 +64,7 @@ def test_terms_are_refused_before_anything_is_asked_or_written(
     [
         ("text", {"sources": ("gone.txt",)}, r"gone\.txt does not exist"),
         ("evaluate", {"tasks": ("gone.jsonl",)}, r"gone\.jsonl does not exist"),
-        ("evaluate", {"beside": ("gone",)}, "gone has no held-out curve"),
+        ("evaluate", {"beside": ("gone",), "every_steps": 2}, "gone has no held-out curve"),
         ("text", {"tokenizer": "gone"}, "gone holds no tokenizer"),
     ],
 )

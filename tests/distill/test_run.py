@@ -15,7 +15,8 @@ import pytest
 
 from audit import strict_yaml
 from audit.attest import digest, tree_digest
-from audit.errors import EndpointError
+from audit.errors import BudgetError, EndpointError
+from audit.question import EndpointConfig
 from distill.config import EvaluateConfig, OptimizerConfig, RunConfig, SignalConfig, TrainConfig
 from distill.errors import MismatchError
 from distill.loss.objective import (
@@ -28,13 +29,13 @@ from distill.loss.objective import (
     SampledReverseKL,
 )
 from distill.papers.inspection import inspect
-from distill.rollout.config import RolloutConfig
+from distill.rollout.config import WRITER, RolloutConfig
 from distill.run import control_of
 from distill.store.store import Store
 from distill.terms import TermsError
 from distill.train import Trainer
 from student.catalogue import presets
-from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
+from tests.fakes.endpoints import TINY, Server, TinyModel, speaking_teacher
 from tests.fakes.sessions import (
     OBLIGATION,
     TERMS,
@@ -159,6 +160,13 @@ def writing(estimator: str, *loss: Any) -> Callable[[Path, Server], RunConfig]:
     return lambda place, _: brief(place, rollout=own, loss=(*loss, CrossEntropy(weight=0.1)))
 
 
+def answered(place: Path, server: Server) -> RunConfig:
+    """Return a run in whose student's place a server answers."""
+    made = writing("full", Divergence(kind="reverse_kl"))(place, server)
+    asked = EndpointConfig(url=server.url, model=TINY, api="completions", retries=0, concurrency=1)
+    return replace(made, rollout=replace(made.rollout, endpoint=asked, terms=TERMS))
+
+
 def by_tags(place: Path, _: Server) -> RunConfig:
     first = replace(brief(place).teachers[0], tags=("a",))
     second = replace(first, name="second", path=str(place / "second"), tags=("b",), owned=True)
@@ -212,12 +220,21 @@ KINDS = {
     "on-policy, sampled": Kind(
         writing("sampled", SampledReverseKL()), {"sampled_reverse_kl", "cross_entropy"}
     ),
+    "on-policy, served": Kind(
+        answered,
+        {"reverse_kl", "cross_entropy"},
+        bill=("Tokens read by the writer of rollouts", "Tokens written by the writer of rollouts"),
+    ),
     "two by tags": Kind(by_tags, PLAIN, ("weights on disk",) * 2, TWO),
     "a mixture": Kind(mixed, PLAIN, ("weights on disk",) * 2, TWO),
     "across tokenizers": Kind(
         across, {"chunk_likelihood", "cross_entropy"}, signals=("training signals, tiny",)
     ),
-    "one that writes": Kind(who_writes, PLAIN),
+    "one that writes": Kind(
+        who_writes,
+        PLAIN,
+        bill=("Tokens captured", "Tokens read by tiny", "Tokens written by tiny", "tiny, forward"),
+    ),
     "served, text": Kind(
         served("text", loss=(CrossEntropy(),)), {"cross_entropy"}, ("served, text",), (), ASKED
     ),
@@ -291,6 +308,11 @@ def test_the_record_names_teachers_vocabularies_and_signals(finished_runs, name)
     config, out = finished_runs(name)
     kind, manifest = KINDS[name], json.loads((out / "manifest.json").read_text())
     teachers = manifest["teachers"]
+    if config.rollout.endpoint is not None:
+        writer = teachers.pop()
+        assert writer["kind"] == "served, answers in the student's place"
+        assert writer["obligations"] == [OBLIGATION] and writer["tokens"] > 0
+        assert OBLIGATION in (out / "README.md").read_text(encoding="utf-8")
     assert [row["kind"] for row in teachers] == list(kind.kinds)
     assert [row["name"] for row in teachers] == [one.name for one in config.teachers]
     assert teachers[0]["obligations"] == [OBLIGATION]
@@ -301,11 +323,17 @@ def test_the_record_names_teachers_vocabularies_and_signals(finished_runs, name)
         assert (row["differing"] > 0) == row["across_tokenizers"] == (name == "across tokenizers")
     read = {row["name"]: row for row in manifest["inputs"] if row["kind"] == "teacher signals"}
     assert set(read) == set(kind.signals)
+    kinds = {row["kind"] for row in manifest["inputs"]}
+    assert ("student's answers" in kinds) == bool(config.rollout.fraction)
+    assert ("answers on the way" in kinds) == (config.rollout.endpoint is not None)
+    assert ("answers a teacher wrote" in kinds) == any(one.answers for one in config.teachers)
     stores = {Store.open(path.parent).sha256() for path in (out / "signals").rglob("manifest.json")}
     assert {row["sha256"] for row in read.values()} == stores
     spoke = {f"training signals, {row['name']}" in kind.signals: row["tokens"] for row in teachers}
     assert all((tokens > 0) == said for said, tokens in spoke.items())
-    assert inspect(out).ok
+    looked_at = {row["what"]: row["ok"] for row in inspect(out).rows}
+    assert all(looked_at.values())  # nothing is changed, and nothing is not there
+    assert set(kind.signals) <= set(looked_at)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -321,7 +349,8 @@ def test_bill_card_and_bill_of_materials_name_who_taught(finished_runs, name):
     assert f"- {OBLIGATION} (tiny" in card
     materials = json.loads((out / "bom.cdx.json").read_text())["metadata"]["component"]
     ancestors = [row["name"] for row in materials["pedigree"]["ancestors"]]
-    assert ancestors == [one.name for one in config.teachers]
+    written = [WRITER] if config.rollout.endpoint is not None else []
+    assert ancestors == [one.name for one in config.teachers] + written
     assert OBLIGATION in [row["value"] for row in materials["properties"]]
 
 
@@ -378,6 +407,51 @@ def test_a_killed_server_is_asked_on_where_it_stopped_and_nothing_is_paid_twice(
     spent = json.loads((tmp_path / "run" / "eval.json").read_text())["bill"]["lines"]
     read = next(line["value"] for line in spent if line["name"] == "Tokens read by tiny")
     assert read > len(paid) * length
+
+
+def test_a_server_killed_in_the_midst_of_a_run_answers_on_and_the_run_ends_the_same(
+    place, model, tmp_path
+):
+    def asked_for(server: Server) -> list[dict[str, Any]]:
+        return [body for body in server.bodies if body.get("seed", 7) != 7]  # the preflight's
+
+    with Server(model) as server:
+        config = answered(place, server)
+        whole = carried_out(config, tmp_path / "whole").out
+        count, wanted = server.posts, asked_for(server)
+    with Server(model, port=server.port) as first:
+        first.die_at = count - 3  # in the second writing of four answers
+        with pytest.raises(EndpointError, match="run the same command again when it is back"):
+            carried_out(config, tmp_path / "run")
+        assert len(metrics(tmp_path / "run")) == 2
+    with Server(model, port=server.port) as back:
+        out = carried_out(config, tmp_path / "run").out
+        assert [*asked_for(first)[:-1], *asked_for(back)] == wanted  # the last got no answer
+        assert len(asked_for(back)) == 3
+        posts = back.posts
+        carried_out(config, tmp_path / "run")
+        assert back.posts == posts
+    assert len(wanted) == len({digest(body) for body in wanted}) == 8
+    assert [row["loss"] for row in metrics(out)] == [row["loss"] for row in metrics(whole)]
+    assert tree_digest(out / "student") == tree_digest(whole / "student")
+
+
+def test_a_run_that_reached_its_budget_goes_on_once_it_is_raised(place, model, tmp_path):
+    with Server(model) as server:
+        config = answered(place, server)
+        config = replace(config, train=replace(config.train, steps=20))
+
+        def within(most: int | None) -> RunConfig:
+            asked = replace(config.rollout.endpoint, max_requests=most)
+            return replace(config, rollout=replace(config.rollout, endpoint=asked))
+
+        with pytest.raises(BudgetError, match="max_requests: 35"):
+            carried_out(within(35), tmp_path / "run")
+        posts = server.posts
+        out = carried_out(within(50), tmp_path / "run").out
+        assert server.posts == posts + 40 - 35
+        whole = carried_out(within(None), tmp_path / "whole").out
+    assert tree_digest(out / "student") == tree_digest(whole / "student")
 
 
 @pytest.mark.parametrize("dies", [2, 3, 4])

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_PRELOADED = ["tests.fakes.stores", "tests.fakes.capturers"]
+_PRELOADED = ["tests.fakes.stores", "tests.fakes.capturers", "tests.fakes.askers"]
 
 
 def processes(work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> list[int | None]:

@@ -9,6 +9,7 @@ from distill.papers.work import served
 from distill.prices import Asked, Prices
 
 SHA = "9f2c" * 16
+HELD = "20,480 tokens, 81,233 bytes"
 LONG = (
     "A list comprehension builds a new list by applying an expression to each item of an iterable. "
     "It reads left to right: what to keep, where it comes from, and, if you like, a condition.\n\n"
@@ -71,8 +72,9 @@ def evaluation() -> dict[str, Any]:
             "tokens_per_second": 1411.0,
         },
         "samples": [
-            {"id": "a1", "prompt": "What is a tuple?", "teacher": LONG, "student": LONG[:200]},
-            {"id": "a2", "prompt": "Name two loops.", "teacher": "For and while.",
+            {"id": "a1", "prompt": "What is a tuple?", "teachers": {"teacher-a": LONG},
+             "student": LONG[:200]},
+            {"id": "a2", "prompt": "Name two loops.", "teachers": {"teacher-a": "For and while."},
              "student": "A loop is a loop is a loop."},
         ],
         "seconds": {"capture": 70.1, "training": 90.0, "evaluation": 12.0},
@@ -89,12 +91,17 @@ def full_evaluation() -> dict[str, Any]:
             _compared("held-out help topics", "bits per byte", True, 1.31, 1.302, 0.03, 120, 11),
             _compared("arithmetic", "accuracy", False, 0.41, 0.93, 0.06, 200, 200),
             _compared("spelling", "accuracy", False, 0.88, 0.79, 0.05, 150, 150),
+            {**_compared("riddles", "accuracy", False, 0.4, 0.4, 0.1, 90, 90),
+             "teacher": None, "difference": None, "low": 0.305, "high": 0.503},
         ],
         "held_out": [
-            {"name": "own answers", "tokens": tokens, "kl": [3.4, 1.5, 1.0, 0.8, 0.71],
-             "accuracy": [0.1, 0.3, 0.5, 0.6, 0.65]},
-            {"name": "given text", "tokens": tokens, "kl": [3.4, 1.3, 0.9, 0.75, 0.73]},
+            {"name": "own answers", "tokens": tokens, "text": HELD,
+             "kl": [3.4, 1.5, 1.0, 0.8, 0.71],
+             "accuracy: sums, 64 of 200": [None, 0.3, 0.5, 0.6, 0.65]},
+            {"name": "given text", "tokens": tokens, "text": HELD,
+             "kl": [3.4, 1.3, 0.9, 0.75, 0.73]},
         ],
+        "served": [_served()],
         "bill": bill(
             tokens={"trained on": 245_760, "captured": 93_184, "generated": 40_960},
             work=[
@@ -105,6 +112,22 @@ def full_evaluation() -> dict[str, Any]:
             prices=Prices(currency="EUR", device_hour=1.8),
             asked=[Asked(teacher="teacher-b", read=41_000, written=12_000)],
         ),
+    }  # fmt: skip
+
+
+def _served() -> dict[str, Any]:
+    """Return what was seen of the teacher that is served."""
+    return {
+        "teacher": "teacher-b",
+        "says": "prompt_logprobs",
+        "model": "example/teacher-b-2026-10",
+        "checks": [
+            {"name": "answer", "outcome": "ok", "seen": "16 words; stopped at the limit"},
+            {"name": "seed", "outcome": "unsupported", "seen": "equal seeds, other answers"},
+            {"name": "prompt_logprobs", "outcome": "ok", "seen": "of 12 of 12 tokens"},
+        ],
+        "agreement": {"positions": 32, "kl": 0.0012, "worst": 0.0131, "same_best": 0.97,
+                      "late": 1.62, "threshold": 0.05},
     }  # fmt: skip
 
 
@@ -195,4 +218,15 @@ def full_manifest() -> dict[str, Any]:
         "agreed": 49_150, "unnamed": 2, "differing": 0, "examples": [],
         "roles": {"bos": ["<s>", "<s>"], "pad": [None, "<pad>"]},
     }  # fmt: skip
-    return {**manifest(), "teachers": [teacher(), other], "vocabularies": [shared]}
+    across = {
+        "teacher": "teacher-b", "common": 49_152, "teacher_rows": 151_936, "student_rows": 49_280,
+        "agreed": 1_021, "unnamed": 130, "differing": 48_001, "examples": [[3, "'!'", "'the'"]],
+        "roles": {"bos": [None, "<s>"]}, "across_tokenizers": True,
+        "alignment": {
+            "chunks": 61_020, "student_tokens": 93_184, "student_tokens_in_chunks": 90_211,
+            "teacher_tokens_in_chunks": 88_000, "pairs_without_chunks": 310,
+            "documents_without_chunks": ["a.txt", "b.txt"], "windows_unread": 3,
+        },
+        "tokens_spelt_alike": 30_012, "tokens_translated": 28_411, "positions_translated": 61_950,
+    }  # fmt: skip
+    return {**manifest(), "teachers": [teacher(), other], "vocabularies": [shared, across]}

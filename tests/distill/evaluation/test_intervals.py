@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from distill.evaluation import intervals
-from distill.evaluation.intervals import compare, compare_accuracy
+from distill.evaluation.intervals import accuracy, compare, compare_accuracy
 
 RUNS = 400
 
@@ -206,3 +206,15 @@ def test_accuracies_of_different_items_are_refused():
     for student, teacher in (([], []), ([True], [True, False])):
         with pytest.raises(ValueError, match="the same items"):
             compare_accuracy(student, teacher)
+
+
+def test_a_share_has_wilsons_interval():
+    share, low, high = accuracy([True] * 8 + [False] * 2)
+    z, n = stats.norm.isf(0.025), 10
+    middle = (0.8 + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(0.8 * 0.2 / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    assert (share, low, high) == pytest.approx((0.8, middle - half, middle + half))
+    assert accuracy([True] * 10, level=0.5)[1] > accuracy([True] * 10)[1] > 0.6
+    assert accuracy([True] * 10)[2] == 1.0
+    with pytest.raises(ValueError, match="at least one item"):
+        accuracy([])

@@ -181,3 +181,27 @@ def test_a_report_pairs_the_answers(tmp_path):
     exact = tasks.load(file(tmp_path / "names.jsonl", EXACT))
     said = [Answer(id=item.id, said="x", right=False) for item in exact.items]
     assert "by_byte" not in tasks.report(exact, said, said)
+
+
+def test_a_report_without_a_teacher_has_the_student_alone(tmp_path):
+    task = tasks.load(file(tmp_path / "sums.jsonl", CHOICES))
+    said = [
+        Answer(id="sum", said=" 4", right=True, right_by_byte=False),
+        Answer(id="2", said="", right=False, right_by_byte=False),
+    ]
+    assert tasks.report(task, said, None) == {
+        "name": "sums",
+        "kind": "multiple choice",
+        "items": 2,
+        "student": 0.5,
+        "by_byte": {"student": 0.0},
+    }
+    with pytest.raises(AssertionError):
+        tasks.report(task, said[::-1], None)
+
+
+def test_a_few_items_are_taken_evenly_from_first_to_last(tmp_path):
+    rows = [{"prompt": f"{n}", "answer": "x"} for n in range(9)]
+    task = tasks.load(file(tmp_path / "many.jsonl", rows))
+    assert [item.prompt for item in tasks.few(task, 3).items] == ["0", "4", "8"]
+    assert tasks.few(task, 9) == tasks.few(task, 64) == task

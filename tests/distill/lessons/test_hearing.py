@@ -334,6 +334,25 @@ def test_a_teacher_without_a_token_of_the_text_is_refused(place, tmp_path):
         prepare(session(made, tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("several", "waiting", "moved"),
+    [(True, "host", 2), (True, "device", 0), (False, "host", 0)],
+)
+def test_several_teachers_that_read_on_wait_on_the_host(
+    place, tmp_path, monkeypatch, several, waiting, moved
+):
+    moves = []
+    monkeypatch.setattr(LocalTeacher, "move", lambda self, device: moves.append(str(device)))
+    writes = RolloutConfig(fraction=0.5, max_new_tokens=4, prompt_tokens=4, waiting=waiting)
+    teachers = (called(place, "teacher", tags=("a",)), called(place, "second", tags=("b",)))
+    text = text_of(place, place / "tagged.jsonl")
+    tagged = config(place, teachers=teachers, text=text, rollout=writes)
+    made = tagged if several else config(place, rollout=writes)
+    lessons = prepare(session(made, tmp_path)).lessons
+    assert moves == ["cpu"] * moved
+    assert all(lesson.live is not None for lesson in lessons)
+
+
 # Several workers.
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.lessons.scored import Scored, windows
+from distill.lessons.scored import Scored, learnt, windows
 from distill.signals import Sparse
 
 PAD, TAG = 1, -2
@@ -103,6 +103,7 @@ def test_of_a_row_longer_than_a_window_the_beginning_is_learnt():
 
 
 def test_a_prompt_that_fills_a_window_leaves_nothing_to_learn():
+    assert [learnt(row(0, prompt, 2), 8) for prompt in (6, 7, 8, 9, 12)] == [2, 2, 1, 0, 0]
     made, _ = windows([row(0, 9, 2), row(1, 12, 2)], 8, pad=PAD, tag=TAG)
     assert made.weights.shape == (2, 8) and not made.weights.any()
 

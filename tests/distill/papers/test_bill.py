@@ -52,6 +52,17 @@ def test_every_line_says_where_its_numbers_come_from():
     assert all(line["source"] for line in made()["lines"])
 
 
+def test_a_sum_says_what_it_leaves_out():
+    lines = by_key(made())
+    assert (
+        "what teachers on disk write or answer, are not timed" in lines["device_seconds"]["source"]
+    )
+    assert "sample answers and the optimizer's arithmetic" in lines["flop"]["source"]
+    assert "whoever had them captured" in lines["tokens_2"]["source"]
+    assert "after an interruption" in lines["tokens_1"]["source"]
+    assert "or before it" in lines["seconds_1"]["source"]
+
+
 def test_keys_are_unique_and_a_formula_names_inputs_or_lines():
     lines = made()["lines"]
     keys = [line["key"] for line in lines]

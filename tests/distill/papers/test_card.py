@@ -70,6 +70,13 @@ def test_the_bill_and_the_comparison_are_there_where_the_run_has_them():
     assert "## Bill" not in bare and "behind" not in bare
 
 
+def test_what_no_teacher_was_asked_stands_apart():
+    full = card(evaluation=records.full_evaluation())
+    before, after = full.split("## What no teacher was asked")
+    assert "| riddles | accuracy | 0.4 [0.305, 0.503] | 90 |" in after
+    assert "riddles" not in before and "What no teacher" not in card()
+
+
 def test_a_difference_without_an_interval_is_told_without_one():
     evaluation = records.full_evaluation()
     evaluation["comparison"][0] |= {"low": None, "high": None}

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from distill.papers import wording
 from distill.papers.page import render_run
 from tests.fakes import records
 from tests.fakes.pages import (
@@ -84,6 +85,16 @@ def test_every_number_of_the_evaluation_appears(page):
     assert {repr(number) for number in numbers} <= shown
 
 
+def test_what_was_not_measured_has_no_tile():
+    evaluation = records.evaluation()
+    for side in ("before", "after"):
+        evaluation[side] |= {"kl": None, "reverse_kl": None, "top1_agreement": None}
+    tiles = re.findall(r'<div class="tile">\s*<h3>(.*?)</h3>', draw(evaluation=evaluation))
+    assert tiles == ["Bits per byte", "Tokens per second"]
+    assert "no divergence is known" in section(draw(evaluation=evaluation), "result")
+    assert "no divergence is known" not in prose(draw())
+
+
 def test_materials_and_configuration_appear(page):
     text = prose(page)
     assert all(name in text for name in ("help-topics.txt", "prompts.jsonl", "torch 2.13.0"))
@@ -105,12 +116,16 @@ def test_the_page_has_curves_loads_and_a_time_split(page):
     ]
 
 
-def test_every_loss_term_has_its_line_and_its_column(page):
+def test_every_loss_term_has_its_line_and_its_row(page):
     loss, network = (drawing.findtext("desc") for drawing in drawings(page)[:2])
     named = r"(?:^|\. )([\w -]+): from"
     assert re.findall(named, loss) == ["forward KL", "cross-entropy", "loss as trained"]
     assert re.findall(named, network) == ["balance"]
-    assert "Loss Forward KL Cross-entropy Balance Learning rate" in section(page, "curves")
+    names = ["Tokens", "Loss", "Forward KL", "Cross-entropy", "Balance", "Learning rate"]
+    told = section(page, "curves").split("First and last step. Figure Step 1 Step 120")[1]
+    assert re.search(" .*".join(names), told)
+    first, last = (records.metrics()[place]["terms"]["balance"] for place in (0, -1))
+    assert f"Balance {first:.3g} {last:.3g}" in told
 
 
 def test_a_term_that_is_always_nothing_is_left_out(page):
@@ -151,7 +166,7 @@ def test_sections_are_numbered_without_gaps_and_reached_from_the_top(page, full)
         (nav,) = re.findall(r"<nav.*?</nav>", drawn, re.DOTALL)
         assert prose(nav) == " ".join(found)
     assert len(headings(page)) == 8
-    assert len(headings(full)) == 12
+    assert len(headings(full)) == 14
 
 
 def test_a_control_says_that_it_had_no_signal_and_draws_no_kl():
@@ -209,6 +224,17 @@ def test_how_far_behind_is_above_zero_where_the_teacher_is_better(full):
     assert f"{near} not told apart" in text
 
 
+def test_what_no_teacher_was_asked_stands_alone_with_its_interval(full):
+    text = section(full, "behind")
+    told = text.split("tell of the student alone")[1]
+    assert "riddles accuracy 0.4 0.305 to 0.503 90" in told and "spelling" not in told
+    evaluation = records.full_evaluation()
+    evaluation["comparison"] = evaluation["comparison"][-1:]
+    page = draw(evaluation=evaluation)
+    assert "riddles accuracy 0.4 0.305 to 0.503 90" in section(page, "behind")
+    assert "asked of both" not in prose(page)
+
+
 def test_measures_of_different_units_have_charts_of_their_own(full):
     behind = [d for d in drawings(full) if d.findtext("title").startswith("Behind")]
     assert [d.findtext("title") for d in behind] == [
@@ -229,12 +255,24 @@ def test_a_difference_without_an_interval_is_told_and_not_drawn():
     assert not [title for title in titles(page) if title.startswith("Behind")]
 
 
+def test_a_run_that_was_glanced_at_has_no_own_answers_for_that():
+    evaluation = records.full_evaluation()
+    found = headings(draw(evaluation=evaluation))
+    assert "4. Held-out text during training" in found
+    assert not [name for name in found if "Own answers" in name]
+
+
+def test_counts_of_a_run_have_their_thousands_apart(page):
+    text = section(page, "materials")
+    assert "Active parameters 9,876,543" in text and "Dtype float32" in text
+
+
 def test_learning_from_its_own_answers_is_drawn_beside_the_given_text(full):
     assert "learnt from its own answers at 0.5 of the positions" in section(full, "own")
     assert titles(full)[7:10] == [
         "Divergence by whose text",
         "Held-out KL to the teacher",
-        "Held-out accuracy",
+        "Held-out accuracy: sums, 64 of 200",
     ]
     both = drawings(full)[8].findtext("desc")
     assert "own answers: from 3.4 to 0.71" in both and "given text: from 3.4 to 0.73" in both
@@ -253,14 +291,50 @@ def test_steps_that_take_turns_are_drawn_as_two_lines():
     assert [d.count("L") for d in lines[2:]] == [4, 4 - 1]
 
 
-def test_curves_over_other_tokens_are_not_drawn_on_one_axis():
+def captions(page: str) -> list[str]:
+    return [html.unescape(found) for found in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
+
+
+def beside(**changes) -> str:
+    """Return a page whose second run differs by these from the first."""
     evaluation = records.full_evaluation()
-    evaluation["held_out"][1]["tokens"] = [0, 1, 2, 3, 4]
-    found = [title for title in titles(draw(evaluation=evaluation)) if "Held-out KL" in title]
-    assert found == [
-        "Held-out KL to the teacher, own answers",
-        "Held-out KL to the teacher, given text",
-    ]
+    evaluation["held_out"][1] |= changes
+    return draw(evaluation=evaluation)
+
+
+def test_runs_over_other_tokens_are_drawn_on_one_axis_and_their_budgets_told(full):
+    page = beside(tokens=[0, 50_000, 100_000, 150_000, 200_000])
+    (drawing,) = [d for d in drawings(page) if d.findtext("title") == "Held-out KL to the teacher"]
+    lines = [p.get("d") for p in drawing.iter("path") if p.get("class").startswith("line ")]
+    assert [(d.count("M"), d.count("L")) for d in lines[2:]] == [(1, 4), (1, 4)]
+    right = [float(re.findall(r"([\d.]+) [\d.]+$", d)[0]) for d in lines[2:]]
+    assert right[1] - 54 == pytest.approx((right[0] - 54) * 200_000 / 245_760, abs=0.1)
+    assert (
+        "Held-out KL to the teacher; given text ends after 200,000 (19% less) of 245,760 tokens"
+    ) in captions(page)
+    assert "Held-out KL to the teacher" in captions(full)
+
+
+def test_runs_measured_on_other_text_are_said_to_be():
+    found = captions(beside(text="9 tokens, 30 bytes"))
+    assert "Held-out KL to the teacher; held-out texts differ" in found
+    evaluation = records.full_evaluation()
+    del evaluation["held_out"][1]["text"]  # of a run that did not say
+    assert "Held-out KL to the teacher" in captions(draw(evaluation=evaluation))
+
+
+def test_runs_of_one_name_are_told_apart():
+    page = beside(name="own answers")
+    (drawing,) = [d for d in drawings(page) if d.findtext("title") == "Held-out KL to the teacher"]
+    assert "own answers: from 3.4 to 0.71" in drawing.findtext("desc")
+    assert "own answers (2): from 3.4 to 0.73" in drawing.findtext("desc")
+
+
+def test_several_runs_are_not_said_to_prove_anything(full):
+    assert "one run, with one seed" in section(full, "glances")
+    evaluation = records.full_evaluation()
+    evaluation["held_out"] = evaluation["held_out"][:1]
+    assert "one run, with one seed" not in prose(draw(evaluation=evaluation))
 
 
 def test_a_run_on_the_given_text_alone_has_no_section_of_own_answers():
@@ -286,7 +360,10 @@ def test_a_run_that_was_not_split_shows_its_stages_alone():
 
 def test_the_bill_shows_amounts_formulas_and_what_is_missing(full):
     text = section(full, "bill")
-    assert "Tokens trained on tokens_1 245,760 tokens Counted by the run." in text
+    assert (
+        "Tokens trained on tokens_1 245,760 tokens Positions of all steps, counted by the run"
+        in text
+    )
     assert "teacher-a, forward flop_1 26 \u00d710\u00b9\u00b2 FLOP A test." in text
     assert "teacher-b, served flop_2 unknown tokens * forward, with tokens 41,000." in text
     assert "To know it: teacher-b is served, so its size is not known here." in text
@@ -332,17 +409,77 @@ def test_what_terms_permit_is_shown_as_stated(stated, shown):
 
 def test_vocabularies_are_told_in_words(full):
     text = section(full, "vocabulary")
-    assert "Agreed 49,150" in text and "Examples none" in text
+    assert "Ids of the same bytes in both 49,150" in text
+    assert "The first of those, teacher's and student's none" in text
+    assert "The first of those, teacher's and student's 3: '!' and 'the'" in text
     assert "bos: \u201c<s>\u201d, \u201c<s>\u201d; pad: none, \u201c<pad>\u201d" in text
+
+
+def test_how_another_tokenizers_text_was_aligned_is_told_in_words(full):
+    same, other = section(full, "vocabulary").split("teacher-b")
+    assert "not the student's" not in same
+    for said in (
+        "28,411 of its 151,936 tokens stand for one of the student's; 30,012 are spelt alike",
+        "They are heard at 61,950 of 93,184 positions (66.5%).",
+        "90,211 of 93,184 positions of the student's training text (96.8%) are in 61,020 chunks",
+        "2 documents could not be aligned: a.txt, b.txt.",
+        "At 310 positions of such documents",
+        "3 windows are of none of the documents",
+    ):
+        assert said in other
+    assert "chunks:" not in other and "Tokens translated" not in other
+
+
+def test_an_alignment_of_everything_says_so():
+    (_, across) = records.full_manifest()["vocabularies"]
+    across["alignment"] |= {"documents_without_chunks": [], "pairs_without_chunks": 0}
+    across["alignment"]["windows_unread"] = 0
+    for name in ("tokens_spelt_alike", "tokens_translated", "positions_translated"):
+        del across[name]
+    said = wording.met(across)
+    assert len(said) == 3 and said[-1] == "Every document could be aligned."
+    across["alignment"]["documents_without_chunks"] = [f"{n}" for n in range(7)]
+    assert wording.met(across)[-1] == (
+        "7 documents could not be aligned: 0, 1, 2, 3, 4 and 2 more."
+    )
+
+
+def test_a_served_teacher_has_no_vocabulary_to_tell_of():
+    page = draw(manifest={**records.manifest(), "vocabularies": [{"teacher": "far"}]})
+    assert not [name for name in headings(page) if "Vocabularies" in name]
+
+
+def test_what_was_seen_of_a_server_stands_with_its_verdict(full, page):
+    text = section(full, "served")
+    assert "teacher-b example/teacher-b-2026-10, asked for prompt logprobs." in text
+    assert "seed equal seeds, other answers unsupported" in text
+    assert (
+        "agreement with the same model on disk KL 0.0012 nats a token over 32 positions, 0.0131 at "
+        "the worst; the same likeliest token at 97 %; 0.05 is allowed ok" in text
+    )
+    assert "Checks of served teachers" not in prose(page)
+
+
+def test_each_teachers_answer_stands_beside_the_students():
+    evaluation = records.evaluation()
+    evaluation["samples"][1]["teachers"]["teacher-b"] = "While, for."
+    text = section(draw(evaluation=evaluation), "answers")
+    assert (
+        "Name two loops. Teacher teacher-a For and while. Teacher teacher-b While, for. "
+        "Student A loop is a loop" in text
+    )
 
 
 def test_hostile_text_is_shown_and_never_obeyed():
     evaluation, manifest = records.full_evaluation(), records.full_manifest()
     evaluation["samples"] = [
-        {"id": HOSTILE, "prompt": HOSTILE, "teacher": HOSTILE, "student": HOSTILE}
+        {"id": HOSTILE, "prompt": HOSTILE, "teachers": {HOSTILE: HOSTILE}, "student": HOSTILE}
     ]
     evaluation["comparison"][0] |= {"name": HOSTILE, "measure": HOSTILE}
-    evaluation["held_out"][0] |= {"name": HOSTILE}
+    evaluation["held_out"][0] |= {"name": HOSTILE, "text": HOSTILE, HOSTILE: [1, 2, 3, 4, 5]}
+    checks = [dict.fromkeys(("name", "seen", "outcome"), HOSTILE)]
+    stated = dict.fromkeys(("teacher", "says", "model"), HOSTILE)
+    evaluation["served"] = [{**stated, "checks": checks, "agreement": None}]
     evaluation["bill"]["lines"][0] |= dict.fromkeys(("name", "unit", "formula", "source"), HOSTILE)
     manifest["device"]["name"] = HOSTILE
     manifest["inputs"][0] = dict.fromkeys(("name", "kind", "sha256", "note"), HOSTILE)
@@ -355,6 +492,7 @@ def test_hostile_text_is_shown_and_never_obeyed():
         "terms": dict.fromkeys(stated, HOSTILE),
     }
     manifest["vocabularies"][0] |= {"teacher": HOSTILE, "examples": [[1, HOSTILE, HOSTILE]]}
+    manifest["vocabularies"][1]["alignment"]["documents_without_chunks"] = [HOSTILE]
     rows = [{**row, "terms": {HOSTILE: 1.0}} for row in records.metrics(5)]
     page = draw(metrics=rows, evaluation=evaluation, manifest=manifest, title=HOSTILE)
     page.encode()

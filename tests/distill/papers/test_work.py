@@ -118,25 +118,45 @@ def test_a_students_training_is_three_forward_passes_of_its_own_arithmetic(name)
     assert line.inputs["passes"] == 3
 
 
-def test_recomputing_and_routing_ahead_are_passes_of_their_own():
+def test_recomputing_is_a_pass_of_its_own():
     config = presets()["tiny"]
-    passes = {}
-    for recompute in (False, True):
-        for ahead in (False, True):
-            line = work.student_training(
-                config, 320, sequence_tokens=32, tokens=1, recompute=recompute, routing_ahead=ahead
-            )
-            passes[recompute, ahead] = line.value / line.inputs["forward"]
-    assert {key: round(value) for key, value in passes.items()} == {
-        (False, False): 3, (True, False): 4, (False, True): 4, (True, True): 5,
-    }  # fmt: skip
+    plain, again = (
+        work.student_training(config, 320, sequence_tokens=32, tokens=7, recompute=recompute)
+        for recompute in (False, True)
+    )
+    assert again.value == pytest.approx(plain.value * 4 / 3)
+    assert "recompute" in again.source and "recompute" not in plain.source
 
 
-def test_a_student_that_writes_takes_a_forward_pass_a_token():
-    config = presets()["tiny"]
-    line = work.student_forward(config, 320, context=10, tokens=50, doing="writing")
-    assert line.value == 50 * sizes.forward_flops_per_token(config, 320, 10).total
+@pytest.mark.parametrize("name", ["tiny", "v4-tiny"])
+def test_a_forward_pass_is_the_mean_over_a_sequence_and_the_head_where_it_is_applied(name):
+    config = presets()[name]
+    line = work.student_forward(
+        config, 320, sequence_tokens=32, positions=32, applied=32, doing="writing"
+    )
+    by_position = [sizes.forward_flops_per_token(config, 320, n).total for n in range(1, 33)]
+    assert line.value == pytest.approx(sum(by_position))
     assert line.name == "Student, writing"
+    fewer = work.student_forward(
+        config, 320, sequence_tokens=32, positions=32, applied=5, doing="writing"
+    )
+    assert line.value - fewer.value == pytest.approx(27 * 2 * 320 * config.hidden_size)
+
+
+def test_a_teachers_head_is_counted_where_it_is_applied():
+    config = TEACHERS["llama"]
+    there = shapes(built(config))
+    both, body, head = (
+        work.teacher_forward("t", there, config.to_dict(), sequence_tokens=9, **tokens)
+        for tokens in ({"tokens": 7}, {"tokens": 7, "applied": 0}, {"tokens": 0, "applied": 7})
+    )
+    assert head.value == 7 * 2 * config.vocab_size * config.hidden_size
+    assert both.value == body.value + head.value
+
+
+def test_passes_that_nobody_counted_have_no_amount():
+    line = work.unrecorded("far, answering", "its tokens are not kept")
+    assert line.value is None and line.unknown == "its tokens are not kept"
 
 
 def test_what_a_served_teacher_took_is_unknown():

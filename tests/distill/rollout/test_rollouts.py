@@ -1,6 +1,7 @@
 """The student's answers are a function of weights, seed and step, and are written once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from distill.rollout.config import RolloutConfig
 from distill.rollout.rollouts import (
     Prompt,
     Rollouts,
-    ServedWriter,
     StudentWriter,
     join,
     key,
@@ -22,7 +22,6 @@ from distill.store.shard import Sequences
 from distill.text import chat
 from distill.text.sources import Document
 from student.generate import Sampling, generate
-from student.vocabulary import Vocabulary
 from tests.fakes.students import MLA, VOCABULARY, stirred
 from tests.fakes.teachers import tiny_tokenizer
 
@@ -37,9 +36,14 @@ class Echo:
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[tuple[int, ...], ...], int]] = []
 
-    def write(self, prompts: Sequence[tuple[int, ...]], seed: int) -> list[list[int]]:
-        self.asked.append((tuple(prompts), seed))
-        return [[6 + (seed + row[1]) % 90, VOCABULARY.eos] for row in prompts]
+    def write(self, prompts: Sequence[Prompt], seed: int) -> list[list[int]]:
+        rows = tuple(prompt.tokens for prompt in prompts)
+        self.asked.append((rows, seed))
+        return [[6 + (seed + row[1]) % 90, VOCABULARY.eos] for row in rows]
+
+
+def untagged(rows: Iterable[tuple[int, ...]]) -> list[Prompt]:
+    return [Prompt(tokens=row, tag="") for row in rows]
 
 
 def rollouts(path: Path, writer, config: RolloutConfig = CONFIG, seed: int = SEED) -> Rollouts:
@@ -65,7 +69,7 @@ def test_a_text_asks_its_beginning_and_the_begin_token():
     text = Document(id="a/1", text="the miller fills a small cask", tag="a")
     (asked,) = prompts([text], known, tags=["a"], length=4)
     ids = known(text.text, add_special_tokens=False)["input_ids"]
-    assert asked == Prompt(tokens=(known.bos_token_id, *ids[:3]), tag="a")
+    assert asked == Prompt(tokens=(known.bos_token_id, *ids[:3]), tag="a", messages=())
 
 
 def test_a_chat_asks_all_before_its_last_answer():
@@ -81,6 +85,11 @@ def test_a_chat_asks_all_before_its_last_answer():
     assert known.decode(asked.tokens).endswith("assistant: ")
     assert "at market" in known.decode(asked.tokens)
     assert asked.tag == ""  # a tag that no teacher names
+    assert asked.messages == messages[:3]
+    (with_tools,) = prompts(
+        [replace(document, tools=({"name": "weigh"},))], known, tags=[], length=4
+    )
+    assert with_tools.messages == ()  # which a server would have to be given too
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused():
@@ -106,7 +115,7 @@ def test_the_student_ends_an_answer_or_is_cut_off():
     student = stirred(MLA)
     config = RolloutConfig(max_new_tokens=60, temperature=1.0)
     asked = [(3, n, n + 1) for n in range(10, 40)]
-    rows = StudentWriter(student, config).write(asked, seed=5)
+    rows = StudentWriter(student, config).write(untagged(asked), seed=5)
     how = Sampling(temperature=1.0, seed=5)
     plain = generate(student, asked, max_new_tokens=60, sampling=how)
     assert {len(row) == 60 for row in plain} == {True, False}, "some must end and some be cut"
@@ -115,37 +124,12 @@ def test_the_student_ends_an_answer_or_is_cut_off():
 
 
 def test_temperature_and_top_p_reach_the_student():
-    student, asked = stirred(MLA), [(3, n) for n in range(10, 30)]
+    student, asked = stirred(MLA), untagged((3, n) for n in range(10, 30))
     likeliest = StudentWriter(student, RolloutConfig(max_new_tokens=6, temperature=0.0))
     narrow = StudentWriter(student, RolloutConfig(max_new_tokens=6, top_p=1e-6))
     free = StudentWriter(student, RolloutConfig(max_new_tokens=6))
     assert likeliest.write(asked, seed=1) == narrow.write(asked, seed=2)
     assert free.write(asked, seed=1) != free.write(asked, seed=2)
-
-
-class Server:
-    """A server that runs the student and answers in text."""
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts, self.asked = texts, []
-
-    def write(self, prompts: Sequence[str], seed: int) -> list[str]:
-        self.asked += [*prompts, seed]
-        return self.texts
-
-
-def test_a_served_answer_is_the_same_row_as_the_students_own():
-    known = tiny_tokenizer()
-    vocabulary = Vocabulary(size=320, bos=known.bos_token_id, eos=known.eos_token_id)
-    ids = known("a small cask", add_special_tokens=False)["input_ids"]
-    server = Server([" by the river", "", " by the river in the yard before dawn"])
-    config = RolloutConfig(max_new_tokens=6)
-    rows = ServedWriter(server, known, vocabulary, config).write([(0, *ids), (0,), (0, 9)], seed=3)
-    river = known(" by the river", add_special_tokens=False)["input_ids"]
-    assert rows[0] == [*river, known.eos_token_id]
-    assert rows[1] == [known.eos_token_id]
-    assert len(rows[2]) == 6 and known.eos_token_id not in rows[2]
-    assert server.asked == ["a small cask", "", known.decode([9]), 3]
 
 
 # When it is written, and what is kept.
@@ -224,6 +208,7 @@ def test_the_key_pins_prompts_tags_and_run():
         key([other, *PROMPTS[1:]], "run", 97),
         key(PROMPTS, "another", 97),
         key(PROMPTS, "run", 98),
+        key(PROMPTS, "run", 97, writer="a server's model"),
     ]
     assert key(list(PROMPTS), "run", 97) == whole
     assert whole not in keys

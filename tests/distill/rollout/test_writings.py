@@ -1,5 +1,6 @@
 """A run's writings are one chain, however many stores they fill."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,27 @@ def test_a_writing_that_was_changed_or_is_gone_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="missing or was changed"):
         made.read(1)
     assert made.read(3).sha256() == text(3).sha256()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
+def test_whoevers_they_are_they_can_be_opened_and_nothing_is_changed(tmp_path, count):
+    made = filled(tmp_path, count)
+    before = sorted(tmp_path.rglob("*"))
+    found = Writings.open(tmp_path)
+    assert (len(found), found.sha256(), found.key) == (count, made.sha256(), KEY)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_there_are_none_none_are_opened(tmp_path):
+    assert Writings.open(tmp_path) is None and Writings.open(tmp_path / "gone") is None
+    Writings(tmp_path, KEY)
+    assert Writings.open(tmp_path) is None
+
+
+def test_without_their_last_part_they_are_not_the_same(tmp_path):
+    whole = filled(tmp_path, 4).sha256()
+    shutil.rmtree(tmp_path / "part-00001")
+    assert Writings.open(tmp_path).sha256() != whole
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,16 @@ def test_a_teacher_that_may_not_teach_is_refused_wherever_it_stands(teacher, why
         assert refused.value.exit_code == 2
 
 
+def test_a_server_that_answers_in_the_students_place_has_terms_like_a_teacher():
+    written = replace(FULL, endpoint=SERVED)
+    with pytest.raises(TermsError, match="'the writer of rollouts' is not marked as your own"):
+        admit(config(OWN, rollout=written), quiet)
+    said = Said()
+    admit(config(OWN, rollout=replace(written, terms=TERMS)), said)
+    assert said.sentences == [f"the writer of rollouts obliges to: {OBLIGATION}"]
+    admit(config(OWN, rollout=replace(written, fraction=0.0)), quiet)  # it is not asked
+
+
 def test_a_control_asks_nobody_for_terms_but_those_who_wrote_its_text():
     admit(config(SAYS_NO, loss=ALONE), quiet)
     admit(config(SAYS_NO, loss=(*ALONE, Divergence(kind="forward_kl", weight=0))), quiet)
