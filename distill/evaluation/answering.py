@@ -141,8 +141,7 @@ class StudentAnswers:
     def log_likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         """Return how likely each text is after its prompt, in nats."""
         rows = [self.reader.row(prompt, text) for prompt, text in pairs]
-        for row in rows:
-            self.effort += Effort(1, len(row.ids) - 1, len(row.ids) - row.first)
+        self.effort += _read(rows)
         with devices.without_gradients(self.student.device):
             return _scored(rows, self._states, Head(self.student.head_weight()))
 
@@ -161,23 +160,26 @@ class StudentAnswers:
             asked = [rows[i] for i in part]
             written = generate(self.student, asked, max_new_tokens=max_new_tokens)
             found |= zip(part, written, strict=True)
-            for row, text in zip(asked, written, strict=True):
-                # The end token is picked, too; the last one picked is not read again.
-                picked = min(len(text) + 1, max_new_tokens)
-                self.effort += Effort(1, len(row) + picked - 1, picked)
+            self.effort += _written(asked, written, max_new_tokens)
         return self.reader.texts([found[i] for i in range(len(rows))], stop)
 
 
 class TeacherAnswers:
-    """A local teacher, asked through its tokenizer."""
+    """A local teacher, asked through its tokenizer.
+
+    Attributes:
+        effort: of all its answers so far; of what is written, up to each answer's end.
+    """
 
     def __init__(self, teacher: LocalTeacher) -> None:
         self.teacher = teacher
         self.reader = _Reader(teacher.tokenizer)
+        self.effort = Effort()
 
     def log_likelihoods(self, pairs: Sequence[tuple[Prompt, str]]) -> list[float]:
         """Return how likely each text is after its prompt, in nats."""
         rows = [self.reader.row(prompt, text) for prompt, text in pairs]
+        self.effort += _read(rows)
         return _scored(rows, self._states, self.teacher.head)
 
     def _states(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -193,8 +195,24 @@ class TeacherAnswers:
         found: dict[int, list[int]] = {}
         for part in rows_alike([len(row) + max_new_tokens for row in rows]):
             asked = [rows[i] for i in part]
-            found |= zip(part, write_tokens(self.teacher, asked, max_new_tokens), strict=True)
+            written = write_tokens(self.teacher, asked, max_new_tokens)
+            found |= zip(part, written, strict=True)
+            self.effort += _written(asked, written, max_new_tokens)
         return self.reader.texts([found[i] for i in range(len(rows))], stop)
+
+
+def _read(rows: Sequence[_Row]) -> Effort:
+    """Return what it takes to score these rows."""
+    each = (Effort(1, len(row.ids) - 1, len(row.ids) - row.first) for row in rows)
+    return sum(each, Effort())
+
+
+def _written(asked: Sequence[Sequence[int]], written: Sequence[Sequence[int]], most: int) -> Effort:
+    """Return what it took to write up to `most` tokens after each prompt."""
+    # The end token is picked, too; the last one picked is not read again.
+    picked = [min(len(text) + 1, most) for text in written]
+    each = (Effort(1, len(row) + n - 1, n) for row, n in zip(asked, picked, strict=True))
+    return sum(each, Effort())
 
 
 def _scored(rows: Sequence[_Row], states: Any, head: Head) -> list[float]:

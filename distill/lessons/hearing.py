@@ -21,7 +21,7 @@ from distill.batches import Array
 from distill.config import TeacherConfig
 from distill.errors import MismatchError
 from distill.evaluation import tasks
-from distill.evaluation.answering import TeacherAnswers
+from distill.evaluation.answering import Effort, TeacherAnswers
 from distill.evaluation.tasks import Answer, Task
 from distill.lessons.across import hear, require_plain
 from distill.lessons.curriculum import Text, scored_tag, shares, taught_by
@@ -130,7 +130,7 @@ class _Hearing:
         held = None if across else self._held(teacher, held_W)
         alone = self.session.worker.rank == 0  # what is not shared among workers is the first one's
         samples = self._samples(teacher) if alone else []
-        answers = self._tasks(teacher, questions) if alone else []
+        answers, effort = self._tasks(teacher, questions if alone else ())
         train: Said | None = None
         facts: dict[str, Any] = {}
         if self.run.uses_teacher:
@@ -149,6 +149,7 @@ class _Hearing:
             vocabulary=asdict(shared) | {"across_tokenizers": across} | facts,
             samples=samples,
             tasks=answers,
+            task_effort=effort,
             shapes={name: tuple(p.shape) for name, p in teacher.model.named_parameters()},
             live=self._live(teacher),
             wrote=wrote(self.session, self.config),
@@ -286,9 +287,11 @@ class _Hearing:
             files.write_json(path, kept)
         return list(kept["answers"])
 
-    def _tasks(self, teacher: LocalTeacher, questions: Sequence[Task]) -> list[list[Answer]]:
-        """Return the teacher's answers to every task."""
-        found = []
+    def _tasks(
+        self, teacher: LocalTeacher, questions: Sequence[Task]
+    ) -> tuple[list[list[Answer]], Effort]:
+        """Return the teacher's answers to every task, and what they took, then or now."""
+        found, spent = [], Effort()
         most = self.run.evaluate.task_tokens
         for task in questions:
             path = self.place / "tasks" / f"{task.name}.json"
@@ -296,11 +299,14 @@ class _Hearing:
             kept = files.read_json(path)
             if kept.get("key") != key:
                 self.session.say(f"asking {self.config.name} the {len(task.items)} of {task.name}")
-                answers = tasks.ask(task, TeacherAnswers(teacher), max_new_tokens=most)
-                kept = {"key": key, "answers": [asdict(answer) for answer in answers]}
+                asked = TeacherAnswers(teacher)
+                answers = tasks.ask(task, asked, max_new_tokens=most)
+                rows, effort = [asdict(answer) for answer in answers], asdict(asked.effort)
+                kept = {"key": key, "answers": rows, "effort": effort}
                 files.write_json(path, kept)
             found.append([Answer(**row) for row in kept["answers"]])
-        return found
+            spent += Effort(**kept["effort"])
+        return found, spent
 
     def _held(self, teacher: LocalTeacher, window_W: Array) -> Said:
         """Return the exact hidden states on these held-out windows."""

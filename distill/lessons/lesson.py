@@ -13,6 +13,7 @@ from typing import Any
 
 from distill.batches import Route, Rows, Source
 from distill.config import TeacherConfig
+from distill.evaluation.answering import Effort
 from distill.evaluation.tasks import Answer
 from distill.prices import Asked
 from distill.rollout.scoring import Share
@@ -49,6 +50,7 @@ class Lesson:
         vocabulary: facts on how its tokens meet the student's, for the record.
         samples: rows of `prompt` and `teacher`, how it goes on.
         tasks: its answers to each task, in their order; empty where it was asked none.
+        task_effort: what they took.
         shapes: of its parameters, by name, for the bill.
         asked: what was asked of a served teacher, for the bill.
         wrote: tokens that a teacher on disk read and wrote for its answers; None without any.
@@ -65,6 +67,7 @@ class Lesson:
     vocabulary: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
     tasks: list[list[Answer]] = field(default_factory=list)
+    task_effort: Effort = field(default_factory=Effort)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     asked: Asked | None = None
     wrote: tuple[int, int] | None = None

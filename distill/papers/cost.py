@@ -224,7 +224,7 @@ def _answering(config: RunConfig, one: Lesson, passes: _Forward) -> list[Line]:
         rows = max(1, written // one.config.answers.max_new_tokens)
         lines.append(passes("writing answers", (read + written) // rows, read + written, written))
     if one.tasks and config.is_taught:  # a control finds its student's teachers' answers
-        name = one.config.name
-        reason = f"the tokens of {name}'s answers to tasks were not kept"
-        lines.append(work.unrecorded(f"{name}, answering tasks", reason))
+        took = one.task_effort
+        row = max(1, round(took.positions / max(1, took.sequences)))
+        lines.append(passes("answering tasks", row, took.positions, took.applied))
     return lines

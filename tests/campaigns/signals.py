@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 SEEDS = (1, 2, 3)
-# Entries that make about 120 bytes a token with a vocabulary of 49,152: 24 + 8, 29 alone, and as
-# many draws as have about 38 different tokens among them.
+# Entries that make about 120 bytes a token with a vocabulary of 49,152: 24 + 8 and 12 + 32, 29
+# alone, and as many draws as have about 38 different tokens among them.
 MODES: dict[str, list[str]] = {
     "hidden": ["signal.mode=hidden"],
     "head_tail": ["signal.mode=head_tail"],
+    "head_12_tail_32": ["signal.head=12", "signal.tail=32"],
     "topk": ["signal.mode=topk", "signal.head=29"],
     "sampled": ["signal.mode=sampled", "signal.tail=200"],
 }

@@ -189,15 +189,18 @@ def test_what_a_teacher_on_disk_wrote_is_billed_to_it(place, ready):
     assert lines["tiny, writing answers"]["value"] == pytest.approx(expected)
 
 
-def test_tasks_are_billed_to_the_student_and_unknown_of_its_teachers(place, ready):
+def test_tasks_are_billed_to_the_student_and_to_its_teachers(place, ready):
     (lesson,) = ready.lessons
-    answered = replace(lesson, tasks=[[Answer(id="1", said="x", right=True)]])
     effort = Effort(sequences=4, positions=80, applied=12)
+    theirs = Effort(sequences=2, positions=64, applied=25)  # so of rows of 32 tokens
+    rows = [[Answer(id="1", said="x", right=True)]]
+    answered = replace(lesson, tasks=rows, task_effort=theirs)
     config = small_config(place)
     lines = billed(config, [answered], examined=replace(EXAMINED, tasks=effort))
     expected = 80 * body(config.student, 20) + 12 * head(config.student.hidden_size)
     assert lines["Student, answering tasks"]["value"] == pytest.approx(expected)
-    assert lines["tiny, answering tasks"]["value"] is None
+    taught = 64 * TINY + 25 * TINY_HEAD
+    assert lines["tiny, answering tasks"]["value"] == pytest.approx(taught)
     assert "Student, answering tasks" not in billed(config, [lesson])
     # A control finds what its student's teachers answered.
     control = replace(config, loss=(objective.CrossEntropy(),))
