@@ -27,7 +27,7 @@ from distill.lessons.across import hear, require_plain
 from distill.lessons.curriculum import Text, scored_tag, shares, taught_by
 from distill.lessons.keeping import Keeping, dtype_of, of_windows
 from distill.lessons.lesson import Lesson, Said
-from distill.lessons.written import wrote
+from distill.lessons.tally import wrote
 from distill.loss.objective import ChunkLikelihood, Divergence, SortedL1, from_a_teacher
 from distill.session import Session
 from distill.signals import Head, Signal, Sparse

@@ -6,21 +6,21 @@ that share the signals ask in turn, so each finds what the first of them was ans
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from audit.attest import digest, file_digest
-from distill import files
 from distill.config import AnswersConfig, TeacherConfig
 from distill.errors import InputError
+from distill.lessons import tally
 from distill.lessons.scored import Scored, learnt
-from distill.materials import material
+from distill.lessons.tally import Taken, Tally
 from distill.rollout import rejection
 from distill.rollout.config import Anything
-from distill.rollout.rejection import Question, Summary
+from distill.rollout.rejection import Question
 from distill.session import Session
 from distill.teachers.endpoint import EndpointTeacher
 from distill.teachers.local import LocalTeacher, write
@@ -56,7 +56,7 @@ class LocalWriter:
         config = self.config
         return write(self.teacher, begun, config.max_new_tokens, config.temperature, seed=seed)
 
-    def effort(self, asked: Sequence[Question], out: Path) -> "Effort":
+    def effort(self, asked: Sequence[Question], out: Path) -> Taken:
         """Return what the answers in `out` took, by the teacher's tokenizer.
 
         It cuts a text anew, maybe into fewer tokens than were drawn; an end token counts as one.
@@ -67,7 +67,7 @@ class LocalWriter:
         prompts = dict(zip((q.id for q in asked), _lengths(tokenizer, begun, bos), strict=True))
         answers = rejection.answered(out)[: self.config.select.samples * len(asked)]
         lengths = _lengths(tokenizer, [answer.response for answer in answers])
-        return Effort(
+        return Taken(
             cut=sum(length >= most for length in lengths),
             read=sum(prompts[answer.id] for answer in answers),
             written=sum(min(length + 1, most) for length in lengths),
@@ -97,64 +97,9 @@ class ServedWriter:
             seed=seed % 2**31,
         )
 
-    def effort(self, asked: Sequence[Question], out: Path) -> "Effort":
+    def effort(self, asked: Sequence[Question], out: Path) -> Taken:
         """Return what the log says; of tokens the server keeps count itself."""
-        return Effort(cut=cut_short(self.teacher.endpoint))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Effort:
-    """What answers took.
-
-    Attributes:
-        cut: of them, those that ended at `max_new_tokens`.
-        read: tokens of prompts, each as often as it was answered; 0 of a served teacher.
-        written: tokens of answers; 0 of a served teacher.
-    """
-
-    cut: int
-    read: int = 0
-    written: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tally:
-    """What became of a teacher's answers in one run; `asked` is the sum of the four that follow.
-
-    Attributes:
-        sha256: of the file of those that were kept, or of the log of a server that scored them.
-        asked: answers.
-        kept: that the student learns from.
-        rejected: that no checker accepts, or that say nothing.
-        spare: accepted, but the same as another, or more than a prompt may have.
-        dropped: scored ones whose prompt leaves no room in a window.
-        cut: of all, those cut short: at `max_new_tokens`, at a token that the student does not
-            have, or at a window's end.
-        read: tokens a teacher on disk read for them.
-        written: tokens a teacher on disk wrote.
-    """
-
-    sha256: str
-    asked: int
-    kept: int
-    rejected: int
-    spare: int = 0
-    dropped: int = 0
-    cut: int = 0
-    read: int = 0
-    written: int = 0
-
-    def in_words(self) -> str:
-        """Return the counts as a phrase; what there was none of is left out."""
-        counts = {
-            "kept": self.kept,
-            "rejected": self.rejected,
-            "spare": self.spare,
-            "without room in a window": self.dropped,
-            "cut short": self.cut,
-        }
-        said = [f"{count:,} {name}" for name, count in counts.items() if count or name == "kept"]
-        return f"{self.asked:,} answers: {', '.join(said)}"
+        return Taken(cut=cut_short(self.teacher.endpoint))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,7 +180,7 @@ def _with_top(
         cut += room < len(answer.tokens) or answer.cut > 0 or not answer.finished
     if not rows:
         raise InputError(f"{answers.prompts}: {config.name!r} answered nothing to any prompt.")
-    tally = Tally(
+    counted = Tally(
         sha256=log_sha256(session.place(config.name)),
         asked=len(asked),
         kept=kept,
@@ -243,7 +188,7 @@ def _with_top(
         dropped=len(rows) - kept,
         cut=cut,
     )
-    _keep(session, config, tally)
+    tally.keep(session, config, counted)
     return rows
 
 
@@ -295,9 +240,10 @@ def documents(
             f"{answers.prompts}: none of the {summary.answers} answers of {config.name!r} was "
             f"accepted; look at {out / 'answers.jsonl'} and the checkers."
         )
-    tally = _tally(summary, writer.effort(asked, out), file_digest(out / _ACCEPTED))
+    taken = writer.effort(asked, out)
+    counted = tally.of_samples(summary, taken, file_digest(out / _ACCEPTED))
     without = f"; {summary.prompts_without:,} of {summary.prompts:,} prompts without one"
-    _keep(session, config, tally, without)
+    tally.keep(session, config, counted, without)
     found = sources.load([str(out / _ACCEPTED)])
     return found if answers.form == "chat" else [_plain(document) for document in found]
 
@@ -306,47 +252,3 @@ def _plain(document: Document) -> Document:
     """Return a question and its answer as one text."""
     text = "".join(str(message["content"]) for message in document.messages)
     return replace(document, text=text, messages=())
-
-
-def _tally(summary: Summary, effort: Effort, sha256: str) -> Tally:
-    return Tally(
-        sha256=sha256,
-        asked=summary.answers,
-        kept=summary.kept,
-        rejected=summary.answers - summary.accepted,
-        spare=summary.accepted - summary.kept,
-        **asdict(effort),
-    )
-
-
-def _keep(session: Session, config: TeacherConfig, tally: Tally, more: str = "") -> None:
-    """Say what became of the answers, and leave it for the record."""
-    session.say(f"{config.name}: {tally.in_words()}{more}")
-    files.write_json(_tally_file(session, config), asdict(tally))
-
-
-def _tally_file(session: Session, config: TeacherConfig) -> Path:
-    # The run's own: of the same answers another run, with other windows, may lose others.
-    return session.out / "answers" / f"{session.place(config.name).name}.json"
-
-
-def tally(session: Session, config: TeacherConfig) -> Tally | None:
-    """Return what became of a teacher's answers in this run; None for one that wrote none."""
-    if config.answers is None:
-        return None
-    return Tally(**files.read_json(_tally_file(session, config)))
-
-
-def wrote(session: Session, config: TeacherConfig) -> tuple[int, int] | None:
-    """Return the tokens a teacher on disk read and wrote for its answers, once they are there."""
-    found = tally(session, config)
-    return None if found is None or config.path is None else (found.read, found.written)
-
-
-def line(session: Session, config: TeacherConfig) -> dict[str, str] | None:
-    """Return the record's line of a teacher's answers; None for one that wrote none."""
-    found = tally(session, config)
-    if found is None:
-        return None
-    name = f"answers, {config.name}"
-    return material(name, "answers a teacher wrote", found.sha256, found.in_words())

@@ -8,7 +8,7 @@ from typing import Any
 from audit import strict_yaml
 from audit.attest import file_digest
 from distill import files, materials
-from distill.lessons import written
+from distill.lessons import tally
 from distill.papers import bom, record
 from distill.papers.card import model_card
 from distill.papers.page import render_run
@@ -91,7 +91,7 @@ def _inputs(session: Session, ready: Ready) -> list[dict[str, str]]:
 
 def _written(session: Session) -> list[dict[str, str]]:
     """Return a line for what was written for the student to learn from: by teachers, by itself."""
-    lines = [written.line(session, teacher) for teacher in session.config.teachers]
+    lines = [tally.line(session, teacher) for teacher in session.config.teachers]
     own = Writings.open(session.out / "rollouts") if session.config.rollout.fraction else None
     if own is not None:
         note = f"{len(own):,} writings"

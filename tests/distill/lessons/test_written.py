@@ -13,16 +13,8 @@ from audit.errors import EndpointError
 from distill.config import AnswersConfig, TeacherConfig
 from distill.errors import InputError
 from distill.lessons import written
-from distill.lessons.written import (
-    LocalWriter,
-    Tally,
-    Written,
-    gather,
-    line,
-    questions,
-    tally,
-    wrote,
-)
+from distill.lessons.tally import Tally, line, of_run, wrote
+from distill.lessons.written import LocalWriter, Written, gather, questions
 from distill.loss.objective import CrossEntropy
 from distill.rollout.config import Anything, RejectionConfig, Same
 from distill.signals import Sparse
@@ -174,7 +166,7 @@ def test_no_accepted_answer_is_one_sentence(place, gathered, tmp_path):
 
 
 def told(place, tmp_path, teacher: TeacherConfig) -> Tally:
-    return tally(session(small_config(place, teachers=(teacher,)), tmp_path / "run"), teacher)
+    return of_run(session(small_config(place, teachers=(teacher,)), tmp_path / "run"), teacher)
 
 
 def test_what_a_teacher_on_disk_read_and_wrote_is_counted_over_all_answers(
@@ -218,7 +210,7 @@ def test_tokens_are_counted_as_the_teacher_reads_and_writes_them(place, tmp_path
 def test_who_writes_nothing_has_no_count_and_a_served_one_counts_itself(place, tmp_path):
     run = session(small_config(place), tmp_path)
     alone = TeacherConfig(name="tiny", path="p", owned=True)
-    assert tally(run, alone) is wrote(run, alone) is line(run, alone) is None
+    assert of_run(run, alone) is wrote(run, alone) is line(run, alone) is None
 
 
 @pytest.mark.parametrize(("behaviour", "cut"), [((), COUNT), ((Behaviour.STOPS,), 0)])
