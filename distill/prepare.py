@@ -58,9 +58,10 @@ def prepare(session: Session) -> Ready:
     sides = curriculum.load(config)
     answers = written.gather(session, tokenizer, paths)
     text = curriculum.read(config, sides, tokenizer, vocabulary, answers)
-    # Only now that the inputs are known to be good does the directory belong to this config.
-    files.write_text(session.out / "config.yaml", strict_yaml.dump(config))
-    _write_passages(session.out / "heldout.jsonl", text.passages)
+    if session.worker.rank == 0:  # several would write over one another
+        # Only now that the inputs are known to be good does the directory belong to this config.
+        files.write_text(session.out / "config.yaml", strict_yaml.dump(config))
+        _write_passages(session.out / "heldout.jsonl", text.passages)
     return Ready(
         paths=paths,
         tokenizer=tokenizer,

@@ -380,8 +380,10 @@ def test_what_is_not_shared_is_the_first_workers(place, tmp_path):
         return prepare(session(config(place), tmp_path, worker=Worker(rank=rank, of=2))).lessons[0]
 
     assert samples(1).samples == []
+    assert not (tmp_path / "config.yaml").exists() and not (tmp_path / "heldout.jsonl").exists()
     assert not (tmp_path / "signals" / "tiny" / "samples.json").exists()
     assert samples(0).samples
+    assert (tmp_path / "config.yaml").exists() and (tmp_path / "heldout.jsonl").exists()
 
 
 # A served teacher.
