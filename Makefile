@@ -85,6 +85,9 @@ campaign: install
 	  --json runs/campaign/two-teachers.json
 	$(BIN)/python tests/campaigns/on_policy.py --work runs/campaign/on-policy \
 	  --json runs/campaign/on-policy.json
+	$(BIN)/python tests/campaigns/draws.py --json runs/campaign/draws.json
+	$(BIN)/python tests/campaigns/agreement.py --json runs/campaign/agreement.json
+	$(BIN)/python tests/campaigns/intervals.py --json runs/campaign/intervals.json
 	$(BIN)/python tests/campaigns/cross_tokenizer.py --work runs/campaign/cross-tokenizer \
 	  --json runs/campaign/cross-tokenizer.json
 

@@ -98,10 +98,6 @@ class Endpoint:
         """What the log and this process have cost so far."""
         return self._meter.spent
 
-    def pending(self, requests: Sequence[Request]) -> Spending:
-        """Return the most that those of `requests` can cost which are not in the log yet."""
-        return sum((request.most() for request in self._missing(requests).values()), Spending())
-
     def listed(self, retries: int | None = None) -> list[str]:
         """Return the ids of the models the server lists, by GET /models, which costs nothing.
 

@@ -8,7 +8,7 @@ same counts whole. Every prompt begins with the begin token, as documents do in 
 Shapes: B sequences, S tokens, N positions, P of them that count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,11 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from distill.errors import InputError
 from distill.evaluation.tasks import Task
+from distill.heads import log_likelihood
 from distill.signals import Head
 from distill.teachers.local import LocalTeacher, rows_alike, write_tokens
 from distill.text import chat
-from distill.text.alignment import exact_ends, log_likelihood, loose_ends
 from distill.text.chat import Prompt
+from distill.text.places import exact_ends, loose_ends
 from distill.text.vocabulary import token_bytes
 from student import device as devices
 from student.documents import Documents
@@ -155,13 +156,13 @@ class StudentAnswers:
     ) -> list[str]:
         """Return what is written greedily after each prompt, up to the first of `stop`."""
         rows = [self.reader.prompt(prompt) for prompt in prompts]
-        found: dict[int, list[int]] = {}
-        for part in rows_alike([len(row) + max_new_tokens for row in rows]):
-            asked = [rows[i] for i in part]
-            written = generate(self.student, asked, max_new_tokens=max_new_tokens)
-            found |= zip(part, written, strict=True)
-            self.effort += _written(asked, written, max_new_tokens)
-        return self.reader.texts([found[i] for i in range(len(rows))], stop)
+
+        def write(asked: list[list[int]]) -> list[list[int]]:
+            return generate(self.student, asked, max_new_tokens=max_new_tokens)
+
+        written = _in_parts(rows, write, max_new_tokens)
+        self.effort += _written(rows, written, max_new_tokens)
+        return self.reader.texts(written, stop)
 
 
 class TeacherAnswers:
@@ -192,13 +193,23 @@ class TeacherAnswers:
     ) -> list[str]:
         """Return what is written greedily after each prompt, up to the first of `stop`."""
         rows = [self.reader.prompt(prompt) for prompt in prompts]
-        found: dict[int, list[int]] = {}
-        for part in rows_alike([len(row) + max_new_tokens for row in rows]):
-            asked = [rows[i] for i in part]
-            written = write_tokens(self.teacher, asked, max_new_tokens)
-            found |= zip(part, written, strict=True)
-            self.effort += _written(asked, written, max_new_tokens)
-        return self.reader.texts([found[i] for i in range(len(rows))], stop)
+
+        def write(asked: list[list[int]]) -> list[list[int]]:
+            return write_tokens(self.teacher, asked, max_new_tokens)
+
+        written = _in_parts(rows, write, max_new_tokens)
+        self.effort += _written(rows, written, max_new_tokens)
+        return self.reader.texts(written, stop)
+
+
+def _in_parts(
+    rows: Sequence[list[int]], write: Callable[[list[list[int]]], list[list[int]]], most: int
+) -> list[list[int]]:
+    """Return what `write` makes of each row; rows of like length go together."""
+    found: dict[int, list[int]] = {}
+    for part in rows_alike([len(row) + most for row in rows]):
+        found |= zip(part, write([rows[i] for i in part]), strict=True)
+    return [found[i] for i in range(len(rows))]
 
 
 def _read(rows: Sequence[_Row]) -> Effort:

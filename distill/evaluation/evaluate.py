@@ -18,9 +18,9 @@ import torch
 
 from distill.batches import Batch, Part, Reading
 from distill.evaluation.intervals import Difference, compare
+from distill.heads import logits
 from distill.loss.divergences import cross_entropy, forward_kl, reverse_kl
 from distill.signals import Dense, Hidden, Mixture, Signal
-from distill.text.vocabulary import logits
 from student import device as devices
 from student.documents import Documents
 from student.generate import Sampling, generate

@@ -23,6 +23,7 @@ from distill.errors import MismatchError
 from distill.evaluation import tasks
 from distill.evaluation.answering import Effort, TeacherAnswers
 from distill.evaluation.tasks import Answer, Task
+from distill.heads import fit
 from distill.lessons.across import hear, require_plain
 from distill.lessons.curriculum import Text, scored_tag, shares, taught_by
 from distill.lessons.keeping import Keeping, dtype_of, of_windows
@@ -36,7 +37,7 @@ from distill.teachers.local import LocalTeacher, answer
 from distill.teachers.served import asked_of, asked_so_far, log_sha256, served
 from distill.text import corpus
 from distill.text.corpus import Windows
-from distill.text.vocabulary import compare, fit, require_shared
+from distill.text.vocabulary import compare, require_shared
 from student import device as devices
 
 _CPU = torch.device("cpu")
@@ -158,12 +159,11 @@ class _Hearing:
     def _live(self, teacher: LocalTeacher) -> LocalTeacher | None:
         """Return the teacher, where it waits for what the student writes; None where it need not.
 
-        Where there are several, `scoring.resident` brings each to the device in its turn.
+        Several wait on the host, and `scoring.resident` brings each to the device in its turn.
         """
-        rollout = self.run.rollout
-        if not rollout.fraction or not self.run.uses_teacher:
+        if not self.run.rollout.fraction or not self.run.uses_teacher:
             return None
-        if len(self.run.teachers) > 1 and rollout.waiting == "host":
+        if len(self.run.teachers) > 1:
             teacher.move(_CPU)
         return teacher
 

@@ -42,8 +42,6 @@ class RolloutConfig:
         prompt_tokens: of plain text, how many of its first tokens are the prompt.
         estimator: `full` compares whole distributions (DeepSeek-V4 report, arXiv 2606.19348,
             equation 29); `sampled` has the teacher's log-probability of the written token alone.
-        waiting: where teachers wait while another one reads: on the `host`, so that no more than
-            one of several is on the device, or on the `device`, where they all fit.
         endpoint: an OpenAI-compatible server that answers in the student's place; None for the
             student itself. Which weights it serves, the student's of some step or another model's,
             is the user's statement: nothing here sends it new ones, and staleness counts from the
@@ -61,7 +59,6 @@ class RolloutConfig:
     batch_size: Positive = 64
     prompt_tokens: Positive = 32
     estimator: Literal["full", "sampled"] = "full"
-    waiting: Literal["host", "device"] = "host"
     endpoint: EndpointConfig | None = None
     owned: bool = False
     terms: Terms | None = None

@@ -20,11 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 from distill.batches import Part, Source, Voice
 from distill.config import TeacherConfig
 from distill.errors import MismatchError
+from distill.heads import fit, log_likelihood
 from distill.signals import Head, Hidden, Text
 from distill.store.shard import Sequences
 from distill.teachers.local import rows_alike
-from distill.text.alignment import log_likelihood
-from distill.text.vocabulary import fit
 
 
 class Reader(Protocol):

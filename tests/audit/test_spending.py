@@ -97,16 +97,6 @@ def test_an_answer_without_usage_counts_as_the_most_it_can_be(log):
     assert spent.input_tokens > 10
 
 
-def test_what_is_left_to_ask_is_known_before_it_is_asked(log):
-    with opened(log, Script(ok())) as endpoint:
-        asked = [ask("a"), ask("b"), ask("b")]
-        before = endpoint.pending(asked)
-        endpoint.ask(asked[:1])
-        after = endpoint.pending(asked)
-    assert (before.requests, before.output_tokens) == (2, 10)
-    assert (after.requests, after.output_tokens) == (1, 5)
-
-
 def test_token_ids_are_counted_exactly():
     config = replace(CONFIG, api="completions")
     most = question(config, [5, 6, 7], max_tokens=9, fields={"n": 2}).most()

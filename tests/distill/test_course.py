@@ -11,12 +11,12 @@ from audit.question import EndpointConfig
 from distill.batches import Reading
 from distill.course import course
 from distill.errors import InputError, MismatchError
+from distill.heads import logits
 from distill.loss import objective
 from distill.prepare import Ready, prepare
 from distill.rollout.config import RolloutConfig
 from distill.rollout.on_policy import OnPolicy
 from distill.signals import Hidden, Sparse
-from distill.text.vocabulary import logits
 from student.model import Student
 from tests.fakes.endpoints import TINY, Server, TinyModel, speaking_teacher
 from tests.fakes.sessions import (

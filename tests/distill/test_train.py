@@ -8,11 +8,11 @@ import torch
 from distill.checkpoint import Checkpoints
 from distill.config import OptimizerConfig, RunConfig, TextConfig, TrainConfig
 from distill.errors import DistillError
+from distill.heads import logits
 from distill.loss.objective import CrossEntropy, Divergence, Prediction, Router
 from distill.signals import sparsify
 from distill.teachers.local import LocalTeacher
 from distill.text import corpus, sources
-from distill.text.vocabulary import logits
 from distill.train import Trainer, learning_rate, run
 from student.catalogue import presets
 from student.documents import Documents

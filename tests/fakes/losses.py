@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from distill.loss import divergences
-from distill.loss.fused_loss import Loss
+from distill.loss.fused_loss import Loss, distillation_loss
 from distill.loss.objective import (
     ChunkLikelihood,
     CrossEntropy,
@@ -188,3 +188,56 @@ def _chunks(term: ChunkLikelihood, label_logq: torch.Tensor, said: Signal | None
 def weighed(terms: Sequence[VocabularyTerm]) -> tuple[VocabularyTerm, ...]:
     """Return terms with weights that differ."""
     return tuple(replace(term, weight=math.sqrt(place + 0.5)) for place, term in enumerate(terms))
+
+
+def fused(
+    given: Inputs,
+    signal: Signal | None,
+    terms: Sequence[VocabularyTerm],
+    dtype: torch.dtype | None = None,
+) -> Loss:
+    """Return the loss as the engine computes it, with products in `dtype`, else in the inputs'."""
+    dtype = dtype or given.hidden_ND.dtype
+    return distillation_loss(
+        given.hidden_ND, given.head, given.labels_N, given.kept_M, signal, terms, dtype=dtype
+    )
+
+
+def gradients(loss: Loss, given: Inputs) -> list[torch.Tensor]:
+    """Return the gradients of the inputs' leaves."""
+    return list(torch.autograd.grad(loss.total, given.leaves()))
+
+
+def assert_by_definition(
+    terms: Sequence[VocabularyTerm],
+    signal: Signal | None,
+    *,
+    exact: Signal | None = None,
+    dtype: torch.dtype = torch.float64,
+    tolerance: float = 1e-10,
+    bias: bool = True,
+    softcap: float | None = None,
+) -> None:
+    """Assert that the engine's values and gradients are those of the definitions in float64.
+
+    Args:
+        terms: of the loss.
+        signal: what the engine is given.
+        exact: the same in float64, where `signal` is not.
+        dtype: of the student's side.
+        tolerance: relative; of gradients to the largest.
+        bias: whether the head has one.
+        softcap: of the head.
+    """
+    wide, ours = (inputs(d, bias=bias, softcap=softcap) for d in (torch.float64, dtype))
+    expected = plain(wide, exact or signal, terms)
+    found = fused(ours, signal, terms)
+    limits = {"rtol": tolerance, "atol": tolerance}
+    torch.testing.assert_close(found.total.double(), expected.total, **limits)
+    for left, right in zip(found.parts, expected.parts, strict=True):
+        torch.testing.assert_close(left.double(), right, **limits)
+    both = zip(gradients(found, ours), gradients(expected, wide), strict=True)
+    for left, right in both:
+        assert left.dtype == dtype
+        scale = float(right.abs().max())
+        torch.testing.assert_close(left.double(), right, rtol=tolerance, atol=tolerance * scale)

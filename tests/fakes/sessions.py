@@ -10,6 +10,7 @@ import torch
 
 from audit.question import EndpointConfig
 from distill.config import AnswersConfig, RunConfig, TeacherConfig
+from distill.heads import logits
 from distill.loss.objective import ChunkLikelihood, CrossEntropy
 from distill.run import Outcome, run
 from distill.session import Session
@@ -19,7 +20,6 @@ from distill.store.store import Store
 from distill.teachers.local import LocalTeacher
 from distill.terms import Terms
 from distill.text.corpus import Windows
-from distill.text.vocabulary import logits
 from tests.fakes.endpoints import TINY, Server
 from tests.fakes.runs import still
 from tests.fakes.teachers import (

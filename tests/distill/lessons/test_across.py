@@ -8,6 +8,7 @@ import torch
 from tokenizers import normalizers
 
 from distill.errors import MismatchError
+from distill.heads import logits
 from distill.lessons.translation import spelt_alike, uncontradicted
 from distill.loss import objective
 from distill.loss.objective import ChunkLikelihood, CrossEntropy, Divergence, HiddenMatch, SortedL1
@@ -18,7 +19,6 @@ from distill.signals import Chunks, Hidden, Sparse
 from distill.teachers.local import LocalTeacher
 from distill.text.alignment import align
 from distill.text.places import place as placed
-from distill.text.vocabulary import logits
 from tests.fakes.sessions import (
     CPU,
     across,

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from distill.batches import Reading
 from distill.errors import MismatchError
+from distill.heads import logits
 from distill.lessons import hearing
 from distill.lessons.curriculum import shares
 from distill.lessons.lesson import routes
@@ -21,7 +22,6 @@ from distill.signals import Hidden, Mixture, Sparse
 from distill.store.capture import Worker
 from distill.store.store import Store
 from distill.teachers.local import LocalTeacher
-from distill.text.vocabulary import logits
 from tests.fakes.endpoints import Server, TinyModel
 from tests.fakes.sessions import (
     CPU,
@@ -334,16 +334,13 @@ def test_a_teacher_without_a_token_of_the_text_is_refused(place, tmp_path):
         prepare(session(made, tmp_path / "run"))
 
 
-@pytest.mark.parametrize(
-    ("several", "waiting", "moved"),
-    [(True, "host", 2), (True, "device", 0), (False, "host", 0)],
-)
+@pytest.mark.parametrize(("several", "moved"), [(True, 2), (False, 0)])
 def test_several_teachers_that_read_on_wait_on_the_host(
-    place, tmp_path, monkeypatch, several, waiting, moved
+    place, tmp_path, monkeypatch, several, moved
 ):
     moves = []
     monkeypatch.setattr(LocalTeacher, "move", lambda self, device: moves.append(str(device)))
-    writes = RolloutConfig(fraction=0.5, max_new_tokens=4, prompt_tokens=4, waiting=waiting)
+    writes = RolloutConfig(fraction=0.5, max_new_tokens=4, prompt_tokens=4)
     teachers = (called(place, "teacher", tags=("a",)), called(place, "second", tags=("b",)))
     text = text_of(place, place / "tagged.jsonl")
     tagged = config(place, teachers=teachers, text=text, rollout=writes)

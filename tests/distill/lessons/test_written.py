@@ -12,6 +12,7 @@ from audit.attest import file_digest
 from audit.errors import EndpointError
 from distill.config import AnswersConfig, TeacherConfig
 from distill.errors import InputError
+from distill.heads import logits
 from distill.lessons import written
 from distill.lessons.tally import Tally, line, of_run, wrote
 from distill.lessons.written import LocalWriter, Written, gather, questions
@@ -24,7 +25,6 @@ from distill.teachers.local import LocalTeacher, write
 from distill.teachers.served import turn
 from distill.text import chat
 from distill.text.sources import Document
-from distill.text.vocabulary import logits
 from tests.fakes import askers
 from tests.fakes.dialects import Behaviour
 from tests.fakes.endpoints import Fault, Server, TinyModel, speaking_teacher

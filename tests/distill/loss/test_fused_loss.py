@@ -8,11 +8,20 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.loss import fused_loss, tiles
-from distill.loss.fused_loss import Loss, distillation_loss
 from distill.loss.objective import CrossEntropy, Divergence, SampledReverseKL, SortedL1
 from distill.signals import Dense, Head, Hidden, Mixture, Signal
 from tests.fakes import losses
-from tests.fakes.losses import DIVERGENCES, ROWS, VOCAB, Inputs, drawn, inputs
+from tests.fakes.losses import (
+    DIVERGENCES,
+    ROWS,
+    VOCAB,
+    Inputs,
+    assert_by_definition,
+    drawn,
+    fused,
+    gradients,
+    inputs,
+)
 
 FORWARD = Divergence(kind="forward_kl")
 F64, F32 = torch.float64, torch.float32
@@ -26,36 +35,10 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "BLOCK_ELEMENTS", 3 * VOCAB // torch.get_num_threads())
 
 
-def fused(given: Inputs, signal: Signal | None, terms, dtype=None) -> Loss:
-    dtype = dtype or given.hidden_ND.dtype
-    return distillation_loss(
-        given.hidden_ND, given.head, given.labels_N, given.kept_M, signal, terms, dtype=dtype
-    )
-
-
-def gradients(loss: Loss, given: Inputs) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss.total, given.leaves()))
-
-
 def whole_signals(dtype: torch.dtype = F64) -> dict[str, Signal]:
     one, other = losses.hidden_teacher(dtype), losses.hidden_teacher(dtype, seed=20)
     dense = Dense(losses.logits(other.states_NT, other.head))
     return {"hidden": one, "dense": dense, "mixture": Mixture(((0.3, one), (0.7, dense)))}
-
-
-def compare(terms, signal, exact_signal, dtype=F64, tolerance=1e-10, **student) -> None:
-    exact, ours = inputs(F64, **student), inputs(dtype, **student)
-    expected = losses.plain(exact, exact_signal, terms)
-    found = fused(ours, signal, terms)
-    limits = {"rtol": tolerance, "atol": tolerance}
-    torch.testing.assert_close(found.total.double(), expected.total, **limits)
-    for ours_part, part in zip(found.parts, expected.parts, strict=True):
-        torch.testing.assert_close(ours_part.double(), part, **limits)
-    both = zip(gradients(found, ours), gradients(expected, exact), strict=True)
-    for left, right in both:
-        assert left.dtype == dtype
-        scale = float(right.abs().max())
-        torch.testing.assert_close(left.double(), right, rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-10), (F32, 1e-5)])
@@ -63,15 +46,17 @@ def compare(terms, signal, exact_signal, dtype=F64, tolerance=1e-10, **student) 
 @pytest.mark.parametrize("term", DIVERGENCES, ids=lambda term: term.kind)
 def test_values_and_gradients_are_those_of_the_definitions(term, kind, dtype, tolerance):
     exact, signal = whole_signals()[kind], whole_signals(dtype)[kind]
-    compare((replace(term, weight=0.7),), signal, exact, dtype, tolerance)
+    assert_by_definition(
+        (replace(term, weight=0.7),), signal, exact=exact, dtype=dtype, tolerance=tolerance
+    )
 
 
 @pytest.mark.parametrize("kind", ["hidden", "dense", "mixture"])
 @pytest.mark.parametrize("term", [SortedL1(weight=0.3), SampledReverseKL(weight=0.3)])
 def test_the_other_terms_are_their_definitions_too(term, kind):
     signal = whole_signals()[kind]
-    compare((term,), signal, signal)
-    compare((CrossEntropy(), term, FORWARD), signal, signal)
+    assert_by_definition((term,), signal)
+    assert_by_definition((CrossEntropy(), term, FORWARD), signal)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-10), (F32, 1e-5)])
@@ -80,8 +65,10 @@ def test_the_other_terms_are_their_definitions_too(term, kind):
 def test_the_usual_two_terms_are_their_definitions_in_either_order(weights, kind, dtype, tolerance):
     soft, hard = replace(FORWARD, weight=weights[0]), CrossEntropy(weight=weights[1])
     exact, signal = whole_signals()[kind], whole_signals(dtype)[kind]
-    compare((soft, hard), signal, exact, dtype, tolerance, softcap=2.0)
-    compare((hard, soft), signal, exact, dtype, tolerance)
+    assert_by_definition(
+        (soft, hard), signal, exact=exact, dtype=dtype, tolerance=tolerance, softcap=2.0
+    )
+    assert_by_definition((hard, soft), signal, exact=exact, dtype=dtype, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
@@ -89,8 +76,8 @@ def test_the_usual_two_terms_are_their_definitions_in_either_order(weights, kind
 def test_a_temperature_divides_both_logits_and_leaves_the_text_alone(squared, temperature):
     warm = replace(FORWARD, temperature=temperature, squared=squared)
     signal = whole_signals()["hidden"]
-    compare((warm,), signal, signal)
-    compare((warm, CrossEntropy()), signal, signal)
+    assert_by_definition((warm,), signal)
+    assert_by_definition((warm, CrossEntropy()), signal)
 
 
 @pytest.mark.parametrize("terms", [(FORWARD,), (FORWARD, CrossEntropy()), DIVERGENCES])
@@ -107,7 +94,7 @@ def test_a_constant_in_a_row_of_logits_changes_nothing(terms):
 
 @pytest.mark.parametrize("signal", [None, whole_signals()["hidden"]], ids=["alone", "taught"])
 def test_cross_entropy_is_that_of_the_text(signal):
-    compare((CrossEntropy(weight=0.4),), signal, signal)
+    assert_by_definition((CrossEntropy(weight=0.4),), signal)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -117,7 +104,7 @@ def test_all_terms_at_once_at_several_temperatures(softcap, bias):
     others = [CrossEntropy(), SortedL1(), SampledReverseKL(), replace(FORWARD, temperature=0.5)]
     terms = losses.weighed([*DIVERGENCES, *warm, *others])
     signal = whole_signals()["mixture"]
-    compare(terms, signal, signal, softcap=softcap, bias=bias)
+    assert_by_definition(terms, signal, softcap=softcap, bias=bias)
 
 
 def test_a_squared_term_is_larger_by_the_square_of_its_temperature():

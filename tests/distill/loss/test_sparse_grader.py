@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from distill.loss import tiles
-from distill.loss.fused_loss import Loss, distillation_loss
 from distill.loss.objective import (
     ChunkLikelihood,
     CrossEntropy,
@@ -14,9 +13,19 @@ from distill.loss.objective import (
     SampledReverseKL,
     SortedL1,
 )
-from distill.signals import Chunks, Dense, Signal, Sparse, Text, sparsify
+from distill.signals import Chunks, Dense, Sparse, Text, sparsify
 from tests.fakes import losses
-from tests.fakes.losses import DIVERGENCES, ROWS, VOCAB, Inputs, drawn, inputs
+from tests.fakes.losses import (
+    DIVERGENCES,
+    ROWS,
+    VOCAB,
+    Inputs,
+    assert_by_definition,
+    drawn,
+    fused,
+    gradients,
+    inputs,
+)
 
 FORWARD = DIVERGENCES[0]
 F64, F32 = torch.float64, torch.float32
@@ -27,31 +36,6 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "CPU_ROWS", 7)
     monkeypatch.setattr(tiles, "CPU_ELEMENTS", 1)
     monkeypatch.setattr(tiles, "BLOCK_ELEMENTS", 3 * VOCAB // torch.get_num_threads())
-
-
-def fused(given: Inputs, signal: Signal | None, terms) -> Loss:
-    dtype = given.hidden_ND.dtype
-    return distillation_loss(
-        given.hidden_ND, given.head, given.labels_N, given.kept_M, signal, terms, dtype=dtype
-    )
-
-
-def gradients(loss: Loss, given: Inputs) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss.total, given.leaves()))
-
-
-def compare(terms, signal, dtype=F64, tolerance=1e-10, exact_signal=None, **student) -> None:
-    exact, ours = inputs(F64, **student), inputs(dtype, **student)
-    expected = losses.plain(exact, exact_signal or signal, terms)
-    found = fused(ours, signal, terms)
-    limits = {"rtol": tolerance, "atol": tolerance}
-    torch.testing.assert_close(found.total.double(), expected.total, **limits)
-    for ours_part, part in zip(found.parts, expected.parts, strict=True):
-        torch.testing.assert_close(ours_part.double(), part, **limits)
-    both = zip(gradients(found, ours), gradients(expected, exact), strict=True)
-    for left, right in both:
-        scale = float(right.abs().max())
-        torch.testing.assert_close(left.double(), right, rtol=tolerance, atol=tolerance * scale)
 
 
 def unused(signal: Sparse) -> Sparse:
@@ -76,7 +60,9 @@ SIGNALS = {
 def test_values_and_gradients_are_those_of_the_definitions(term, sizes, dtype, tolerance):
     signal = losses.sparse_teacher(*sizes)
     near = losses.sparse_teacher(*sizes, dtype)
-    compare((replace(term, weight=0.7),), near, dtype, tolerance, exact_signal=signal)
+    assert_by_definition(
+        (replace(term, weight=0.7),), near, exact=signal, dtype=dtype, tolerance=tolerance
+    )
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (5, 3), (5, 0)])
@@ -84,14 +70,14 @@ def test_unused_entries_are_as_if_they_were_not_there(sizes):
     signal = losses.sparse_teacher(*sizes)
     if sizes[0]:
         signal = unused(signal)
-        compare((*DIVERGENCES, SortedL1()), signal)
-    compare((FORWARD, CrossEntropy()), signal)
+        assert_by_definition((*DIVERGENCES, SortedL1()), signal)
+    assert_by_definition((FORWARD, CrossEntropy()), signal)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_all_terms_at_once(softcap):
     terms = losses.weighed((*DIVERGENCES, CrossEntropy(), SortedL1(), replace(FORWARD, weight=2)))
-    compare(terms, losses.sparse_teacher(5, 3), softcap=softcap)
+    assert_by_definition(terms, losses.sparse_teacher(5, 3), softcap=softcap)
 
 
 def test_numeric_differences_confirm_the_gradient():
@@ -199,7 +185,7 @@ def test_text_alone_teaches_by_how_likely_the_teacher_finds_it():
     logp = -drawn(8, ROWS).abs()
     logp[3] = torch.nan
     terms = losses.weighed((CrossEntropy(), SampledReverseKL()))
-    compare(terms, Text(logp))
+    assert_by_definition(terms, Text(logp))
     given = inputs()
     found = fused(given, Text(logp), (SampledReverseKL(),))
     (grad, *_) = gradients(found, given)
@@ -244,7 +230,7 @@ def chunks() -> Chunks:
 def test_chunks_are_never_cut_by_a_tile(monkeypatch, tile, temperature):
     monkeypatch.setattr(tiles, "CPU_ROWS", tile)
     terms = (ChunkLikelihood(weight=50.0, temperature=temperature), CrossEntropy())
-    compare(terms, chunks())
+    assert_by_definition(terms, chunks())
 
 
 def test_a_chunk_that_lost_a_position_has_no_part():

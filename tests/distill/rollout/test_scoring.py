@@ -8,11 +8,11 @@ import torch
 
 from distill.config import TeacherConfig
 from distill.errors import MismatchError
+from distill.heads import logits
 from distill.rollout.rollouts import join
 from distill.rollout.scoring import Council, Share, read, resident, route
 from distill.signals import Head, Hidden, Mixture, Text
 from distill.teachers.local import LocalTeacher
-from distill.text.vocabulary import logits
 from tests.fakes.teachers import tiny_teacher
 
 CPU, META = torch.device("cpu"), torch.device("meta")

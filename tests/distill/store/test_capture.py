@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from distill.errors import MismatchError
+from distill.heads import logits
 from distill.signals import sample, sparsify
 from distill.store import capture
 from distill.store.capture import Worker
 from distill.store.shard import Sequences
 from distill.store.store import Store
 from distill.text.corpus import Windows
-from distill.text.vocabulary import logits
 from tests.fakes import capturers
 from tests.fakes.capturers import LENGTH, WINDOWS, Reader, captured, key, windows, work
 from tests.fakes.processes import processes

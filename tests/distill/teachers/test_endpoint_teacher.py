@@ -10,9 +10,9 @@ import torch
 from audit.endpoint import Endpoint, EndpointConfig
 from audit.errors import EndpointError
 from distill.errors import TeacherError
+from distill.heads import logits
 from distill.teachers.endpoint import EndpointTeacher
 from distill.teachers.local import LocalTeacher
-from distill.text.vocabulary import logits
 from tests.fakes.dialects import Behaviour
 from tests.fakes.endpoints import Fault, Server, TinyModel, speaking_teacher
 from tests.fakes.teachers import byte_pairs, sentences

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from distill.errors import TeacherError
+from distill.heads import logits as head_logits
 from distill.teachers import local
 from distill.teachers.local import LocalTeacher, load_model
-from distill.text.vocabulary import logits as head_logits
 from student.errors import WeightsError
 from tests.fakes.teachers import tiny_tokenizer
 

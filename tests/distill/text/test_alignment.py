@@ -13,7 +13,7 @@ from distill.errors import InputError
 from distill.loss.fused_loss import distillation_loss
 from distill.loss.objective import ChunkLikelihood
 from distill.signals import Head, Text
-from distill.text.alignment import Alignment, Likelihoods, align, log_likelihood
+from distill.text.alignment import Alignment, Likelihoods, align
 from distill.text.corpus import pack
 from distill.text.places import Stream, loose_ends, place
 from distill.text.sources import Document
@@ -490,35 +490,3 @@ def test_the_loss_holds_the_student_against_the_teachers_chunks(temperature):
     (grad,) = torch.autograd.grad(loss.total, hidden)
     (plain,) = torch.autograd.grad(3 * expected, hidden)
     torch.testing.assert_close(grad, plain, rtol=1e-5, atol=1e-9)
-
-
-def test_log_likelihoods_are_those_of_the_whole_softmax_and_no_more_than_a_tile_is_held():
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(300, 8, generator=generator, dtype=torch.float64)
-    weight = torch.randn(50, 8, generator=generator, dtype=torch.float64)
-    bias = torch.randn(50, generator=generator, dtype=torch.float64)
-    labels = torch.randint(50, (300,), generator=generator)
-    head = Head(weight, bias, softcap=5.0)
-    z = 5 * torch.tanh((states @ weight.t() + bias) / 5)
-    expected = z.log_softmax(-1).gather(1, labels[:, None])[:, 0].float()
-    seen = Largest()
-    with seen:
-        found = log_likelihood(states, head, labels)
-    torch.testing.assert_close(found, expected)
-    assert seen.largest < 300 * 50
-    assert log_likelihood(states[:0], head, labels[:0]).shape == (0,)
-
-
-class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes the most elements of any tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for one in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(one, torch.Tensor):
-                self.largest = max(self.largest, one.numel())
-        return made

@@ -5,7 +5,6 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
@@ -21,9 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from audit.attest import file_digest
 from distill.errors import InputError, MismatchError, TeacherError
-from distill.signals import Head
 from distill.text import vocabulary
-from distill.text.vocabulary import compare, fit, left_out, logits, require_shared, token_bytes
+from distill.text.vocabulary import compare, require_shared, token_bytes
 from tests.fakes.teachers import BOS, EOS, byte_pairs, sentences, tiny_tokenizer
 
 MARK = "\u2581"
@@ -193,70 +191,6 @@ def test_tables_with_no_common_name_are_refused():
     shared = compare(BYTE_LEVEL, BYTE_LEVEL, teacher_rows=320, student_rows=320)
     with pytest.raises(MismatchError, match="no token in common that both name"):
         require_shared(replace(shared, agreed=0), "tiny")
-
-
-def heads() -> list[Head]:
-    """Return heads of 7 rows: plain, with a bias, and with a cap too."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(7, 4, generator=generator, dtype=torch.float64)
-    bias = torch.randn(7, generator=generator, dtype=torch.float64)
-    return [Head(weight), Head(weight, bias), Head(weight, bias, softcap=30.0)]
-
-
-STATES = torch.randn(300, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("head", heads(), ids=["plain", "bias", "cap"])
-def test_logits_are_the_product_then_bias_then_cap(head):
-    expected = torch.einsum("nt,vt->nv", STATES, head.weight_VT)
-    if head.bias_V is not None:
-        expected = expected + head.bias_V
-    if head.softcap is not None:
-        expected = head.softcap * torch.tanh(expected / head.softcap)
-    torch.testing.assert_close(logits(STATES, head), expected, atol=1e-12, rtol=0)
-
-
-def test_the_product_runs_in_the_heads_dtype_and_the_rest_in_float32():
-    weight = torch.tensor([[1.0, 1.0]], dtype=torch.bfloat16)
-    made = logits(torch.tensor([[1.0, 2.0**-10]]), Head(weight, torch.tensor([2.0**-10])))
-    assert made.dtype == logits(torch.ones(1, 2), Head(weight)).dtype == torch.float32
-    assert made.item() == 1.0 + 2.0**-10
-
-
-@pytest.mark.parametrize("head", heads(), ids=["plain", "bias", "cap"])
-def test_a_head_that_is_cut_keeps_its_first_rows_and_copies_nothing(head):
-    cut = fit(head, 5)
-    torch.testing.assert_close(logits(STATES, cut), logits(STATES, head)[:, :5])
-    assert cut.weight_VT.data_ptr() == head.weight_VT.data_ptr()
-    assert fit(head, 7).weight_VT.shape == (7, 4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("head", heads(), ids=["plain", "bias", "cap"])
-def test_rows_that_are_filled_up_have_no_probability(head, dtype):
-    bias = None if head.bias_V is None else head.bias_V.to(dtype)
-    head = Head(head.weight_VT.to(dtype), bias, head.softcap)
-    filled = fit(head, 10)
-    p, before = logits(STATES, filled).softmax(-1), logits(STATES, head).softmax(-1)
-    torch.testing.assert_close(p[:, :7], before)
-    most = 0.0 if head.softcap is None else 1e-9
-    assert p[:, 7:].max() <= most
-    assert torch.isfinite(logits(STATES, filled).log_softmax(-1)).all()
-    assert filled.weight_VT.dtype == dtype
-
-
-def test_what_cutting_leaves_out_is_its_probability():
-    head = heads()[1]
-    outside = logits(STATES, head).softmax(-1)[:, 5:].sum(-1)
-    mean, most = left_out(STATES, head, 5)
-    assert mean == pytest.approx(float(outside.mean()), rel=1e-9)
-    assert most == pytest.approx(float(outside.max()), rel=1e-9)
-    assert 0 < mean < most < 1
-
-
-def test_nothing_is_left_out_of_a_head_that_is_not_cut_or_never_asked():
-    assert left_out(STATES, heads()[0], 7) == left_out(STATES, heads()[0], 9) == (0.0, 0.0)
-    assert left_out(STATES[:0], heads()[0], 5) == (0.0, 0.0)
 
 
 def pretend_package(tmp_path, monkeypatch) -> str:
