@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,10 @@ class AuditConfig:
         reference_models: by name, other models, whose answers are compared.
         suspect_start: the suspect's checkpoint before training; a run directory has its own.
         prompts: held-out prompts with true continuations; a run directory has its own.
+        bank: a directory of answers of documented models; the suspect is ranked among them.
+        suspect_family: of the bank, if the suspect is of one; it is left out of the references.
+        suspect_date: the day by which the suspect's answers were public, YYYY-MM-DD.
+        related: models of the bank whose families are left out, too.
         alpha: level of a finding, after correction for the number of questions.
         min_prompts: with fewer no probe says anything.
         min_shift: nats a token by which a suspect must outgain every control, at the lower end of
@@ -40,6 +45,10 @@ class AuditConfig:
     reference_models: dict[str, str] = field(default_factory=dict)
     suspect_start: str | None = None
     prompts: str | None = None
+    bank: str | None = None
+    suspect_family: str | None = None
+    suspect_date: str | None = None
+    related: tuple[str, ...] = ()
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     min_prompts: Positive = 20
     min_shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
@@ -49,12 +58,30 @@ class AuditConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not self.teachers:
-            raise ValueError("no teacher is named; give --teacher NAME=PATH at least once")
+        if not self.teachers and self.bank is None:
+            raise ValueError(
+                "no teacher is named; give --teacher NAME=PATH at least once, or --bank DIR"
+            )
+        if self.bank is not None and (self.controls or self.suspect_start or self.prompts):
+            raise ValueError(
+                "a bank is compared with answers alone; leave out controls, suspect_start and "
+                "prompts, or leave out the bank"
+            )
+        if self.bank is None and (self.suspect_family or self.suspect_date or self.related):
+            raise ValueError("suspect_family, suspect_date and related need a bank")
+        _require_day(self.suspect_date)
         names = [*self.teachers, *self.controls, *self.reference_models, "suspect"]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name {twice[0]!r} is given twice; every model needs its own")
+
+
+def _require_day(text: str | None) -> None:
+    """Refuse what is no day."""
+    try:
+        date.fromisoformat(text or "2000-01-01")
+    except ValueError as error:
+        raise ValueError(f"suspect_date is {text!r}; write it as YYYY-MM-DD") from error
 
 
 def load(path: Path | None, given: Mapping[str, Any], overrides: Sequence[str] = ()) -> AuditConfig:

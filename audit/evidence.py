@@ -146,6 +146,35 @@ class Power:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class Rate:
+    """How often p-values of documented unrelated pairs are at most `alpha`, in a part of them.
+
+    One vote a (family, group); `low` and `high` are Wilson's 95 % interval. `corrected`: after
+    makers whose rate was too high were ranked among their own pairs alone.
+    """
+
+    name: str
+    alpha: float
+    votes: float
+    share: float
+    low: float
+    high: float
+    corrected: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class KnownStudent:
+    """A model of the bank whose teacher is documented, in the suspect's place."""
+
+    name: str
+    group: str
+    relation: str
+    verdict: Verdict
+    score: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class NotRun:
     """A probe that did not run, why, and what would let it run."""
 
@@ -190,6 +219,8 @@ class Report:
     not_run: tuple[NotRun, ...]
     materials: tuple[Material, ...]
     limits: tuple[str, ...]
+    error_rates: tuple[Rate, ...] = ()
+    known_students: tuple[KnownStudent, ...] = ()
     command: str = ""
     packages: dict[str, str] = field(default_factory=dict)
 

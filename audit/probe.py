@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from audit import evidence, strict_yaml
+from audit import bank_probe, evidence, strict_yaml
 from audit.attest import digest
 from audit.collect import Desk
 from audit.config import AuditConfig
 from audit.errors import AuditError
 from audit.evidence import Controls, NotRun, Power, ProbeResult, Report, Suspect, Verdict
+from audit.lineup.index import cache_directory
 from audit.matching import matched
 from audit.parties import Party, gather, held_out_prompts
 from audit.parties import materials as materials_of
@@ -75,6 +76,8 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     Raises:
         AuditError: and its kin; what was collected is kept.
     """
+    if config.bank is not None:
+        return _against_bank(config, out, command=command, say=say, progress=progress)
     parties = gather(config)
     suspect = next(party for party in parties if party.role == "suspect")
     prompts, prompts_material = held_out_prompts(config, suspect)
@@ -114,6 +117,41 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
         not_run=tuple(not_run),
         materials=tuple(materials),
         limits=LIMITS,
+        command=command,
+        packages=_versions(),
+    )
+    _write(out / "report.html", render(report))
+    _write(out / "report.json", json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False))
+    return Outcome(out=out, report=report, reused=False)
+
+
+def _against_bank(
+    config: AuditConfig, out: Path, *, command: str, say: Say, progress: Progress
+) -> Outcome:
+    """Carry out an audit of answers against a bank."""
+    materials = bank_probe.materials(config)
+    key = digest([asdict(config), [asdict(material) for material in materials], _version()])
+    kept = _kept(out, key)
+    if kept is not None:
+        say(f"{out} is finished already; nothing to do")
+        return Outcome(out=out, report=kept, reused=True)
+    found = bank_probe.examine(config, cache=cache_directory(), say=say, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "audit.yaml", strict_yaml.dump(config))
+    report = Report(
+        tool=f"spiritsafe {_version()}",
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        suspect=found.suspect,
+        propositions=bank_probe.PROPOSITIONS,
+        settings={**_settings(config), "key": key},
+        findings=found.findings,
+        controls=found.controls,
+        power=found.power,
+        not_run=bank_probe.NOT_RUN,
+        materials=found.materials,
+        limits=LIMITS,
+        error_rates=found.rates,
+        known_students=found.students,
         command=command,
         packages=_versions(),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli import options
+from cli import bank_app, options, validate_app
 
 _EXIT_FINDING = 3
 _EXIT_INSUFFICIENT = 4
@@ -22,8 +22,14 @@ def main() -> None:
     \b
     audit probe --suspect runs/student --teacher T=DIR --control A=runs/a --control B=runs/b
     audit probe --suspect answers.jsonl --teacher T=t.jsonl --reference-model R=r.jsonl
+    audit probe --suspect answers.jsonl --bank DIR
+    audit validate --bank DIR
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
+
+
+main.add_command(bank_app.bank)
+main.add_command(validate_app.validate)
 
 
 @main.command()
@@ -66,6 +72,23 @@ def main() -> None:
     metavar="FILE",
     help="Held-out prompts with true continuations; a run directory has its own.",
 )
+@click.option(
+    "--bank",
+    metavar="DIR",
+    help="Answers of documented models to the same prompts; the suspect is ranked among them.",
+)
+@click.option("--suspect-family", metavar="NAME", help="Family of the bank that the suspect is of.")
+@click.option(
+    "--suspect-date",
+    metavar="YYYY-MM-DD",
+    help="Day by which the suspect's answers were public; rules out groups launched later.",
+)
+@click.option(
+    "--related",
+    multiple=True,
+    metavar="MODEL",
+    help="Model of the bank that the suspect is known to be related to; may be repeated.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="An audit.yaml.")
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override one setting."
@@ -92,6 +115,10 @@ def probe(
     references: tuple[tuple[str, str], ...],
     suspect_start: str | None,
     prompts: str | None,
+    bank: str | None,
+    suspect_family: str | None,
+    suspect_date: str | None,
+    related: tuple[str, ...],
     config: Path | None,
     settings: tuple[str, ...],
     out: Path,
@@ -108,6 +135,10 @@ def probe(
         "reference_models": options.by_name(references),
         "suspect_start": suspect_start,
         "prompts": prompts,
+        "bank": bank,
+        "suspect_family": suspect_family,
+        "suspect_date": suspect_date,
+        "related": list(related),
     }
     with options.sentences(verbose=verbose, after_interrupt="what was collected is saved."):
         from audit.config import load

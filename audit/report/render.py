@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from audit.attest import digest
-from audit.evidence import Finding, NotRun, ProbeResult, Report, Verdict, to_json
+from audit.evidence import Finding, KnownStudent, NotRun, ProbeResult, Report, Verdict, to_json
 from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip_plot
 from audit.report.frame import MOST_BYTES, environment
 
@@ -99,7 +99,7 @@ def _draw(report: Report, room: Room) -> str:
     )
 
 
-def tally(findings: Sequence[Finding]) -> str:
+def tally(findings: Sequence[Finding | KnownStudent]) -> str:
     """Return how many findings came to each verdict, in words."""
     counts = Counter(finding.verdict for finding in findings)
     # "0 supported" is news, of the controls above all; the other zeros are not.

@@ -1,0 +1,286 @@
+"""One suspect family before the line-up: every score, rank and check that a verdict looks at.
+
+Shapes: N models, K groups, S suspects.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+
+from audit.bank import Bank
+from audit.lineup import known, ratio, reading, standing
+from audit.lineup.index import Index
+from audit.lineup.ratio import Ratio
+from audit.lineup.standing import Array, Lineup, Mask, Standing
+
+# Checks of the deciding score: the same question of other readings of the same answers.
+CHECKS = {
+    "format stripped": reading.PLAIN,
+    "length matched": reading.MATCHED,
+    "after the first words": reading.BODY,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What documents say of the models of a line-up.
+
+    Attributes:
+        truths: by word, which pairs it holds of: bool `[N, K]`.
+        relation: of each model.
+        role: of each model.
+        published: of each model, where known.
+        launch: of each group, where known.
+        vendor: of each group.
+    """
+
+    truths: Mapping[str, Mask]
+    relation: tuple[str, ...]
+    role: tuple[str, ...]
+    published: tuple[date | None, ...]
+    launch: tuple[date | None, ...]
+    vendor: tuple[str, ...]
+
+    def impossible(self) -> Mask:
+        """Return the pairs `[N, K]` whose model was there before the group was."""
+        return np.array(
+            [
+                [made is not None and out is not None and made < out for out in self.launch]
+                for made in self.published
+            ]
+        ).reshape(len(self.published), len(self.launch))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stratum:
+    """How p-values of documented negatives fall in a part of them.
+
+    Attributes:
+        name: of the part.
+        alpha: a level.
+        votes: of (family, group) in the part.
+        share: of votes with p <= alpha.
+        low: of the share's 95 % Wilson interval.
+        high: of the same.
+        corrected: whether p-values of makers that failed were corrected before.
+    """
+
+    name: str
+    alpha: float
+    votes: float
+    share: float
+    low: float
+    high: float
+    corrected: bool
+
+    @property
+    def fails(self) -> bool:
+        """Tell whether too many are small for chance."""
+        return self.low > self.alpha
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """Suspects of one family, everything about them computed without that family's labels.
+
+    Attributes:
+        suspects: rows of the line-up.
+        left_out: families that are no references.
+        main: by the views that decide.
+        p_SK: its p-values. For groups of a maker whose unrelated pairs have small ones too often
+            they are not below the rank among that maker's pairs alone.
+        own_SK: ranks among unrelated pairs of the group alone.
+        checks: by the name of a check.
+        check_SK: by the name of a check, its p-values.
+        ratio: from the main score to a likelihood ratio; None with too few known pairs.
+        weights: from the score after the first words to a ratio of "same weights" to "trained on
+            its outputs"; None with too few known pairs.
+        strata: of the references' own p-values, before and after that correction.
+    """
+
+    suspects: tuple[int, ...]
+    left_out: frozenset[str]
+    main: Standing
+    p_SK: Array
+    own_SK: Array
+    checks: Mapping[str, Standing]
+    check_SK: Mapping[str, Array]
+    ratio: Ratio | None
+    weights: Ratio | None
+    strata: tuple[Stratum, ...]
+
+
+def lineup(bank: Bank, index: Index, least_prompts: int) -> tuple[Lineup, Known]:
+    """Return the models of a bank, side by side, and what is documented of them."""
+    truths = known.truths(bank)
+    column = {name: number for number, name in enumerate(index.teachers)}
+    made = Lineup(
+        products=index.products,
+        family=tuple(model.family for model in bank.models),
+        groups=tuple(tuple(column[name] for name in group.members) for group in bank.groups),
+        negative_NK=truths["negative"],
+        least_prompts=least_prompts,
+    )
+    facts = Known(
+        truths=truths,
+        relation=tuple(model.relation for model in bank.models),
+        role=tuple(model.role for model in bank.models),
+        published=tuple(model.published for model in bank.models),
+        launch=tuple(group.launch for group in bank.groups),
+        vendor=tuple(group.vendor for group in bank.groups),
+    )
+    return made, facts
+
+
+def examine(
+    models: Lineup, facts: Known, suspects: Sequence[int], left_out: frozenset[str]
+) -> Case:
+    """Return the case of `suspects`, whose families are among `left_out`."""
+    main = standing.stand(models, [v.name for v in reading.DECIDING], suspects, left_out)
+    checks = {
+        name: standing.stand(models, [view.name for view in views], suspects, left_out)
+        for name, views in CHECKS.items()
+    }
+    same_KK = np.array([[a == b for b in facts.vendor] for a in facts.vendor])
+    before = strata(models, facts, main.reference_NK, same_KK, None)
+    failing = frozenset(one.name for one in before if one.fails)
+    too_small_K = np.array([_of_maker(vendor) in failing for vendor in facts.vendor])
+    after = strata(models, facts, main.reference_NK, same_KK, failing)
+    main_SK = main.p_values()
+    p_SK = np.where(too_small_K, np.fmax(main_SK, main.p_values(same_KK)), main_SK)
+    return Case(
+        suspects=tuple(suspects),
+        left_out=left_out,
+        main=main,
+        p_SK=p_SK,
+        own_SK=main.p_values(np.eye(len(facts.vendor), dtype=bool)),
+        checks=checks,
+        check_SK={name: found.p_values() for name, found in checks.items()},
+        ratio=_ratio(models, facts, main),
+        weights=_weights(models, facts, checks["after the first words"]),
+        strata=(*before, *after),
+    )
+
+
+def _ratio(models: Lineup, facts: Known, main: Standing) -> Ratio | None:
+    """Return the likelihood ratio of related to unrelated."""
+    return ratio.fit(
+        main.reference_NK,
+        facts.truths["positive"],
+        models.negative_NK,
+        models.family,
+        least=ratio.LEAST_FAMILIES,
+    )
+
+
+def _weights(models: Lineup, facts: Known, body: Standing) -> Ratio | None:
+    """Return the likelihood ratio of the same weights to training on outputs."""
+    derived_N1 = np.array([relation == "derivative" for relation in facts.relation])[:, None]
+    return ratio.fit(
+        body.reference_NK,
+        facts.truths["positive"] & derived_N1,
+        facts.truths["positive"] & ~derived_N1,
+        models.family,
+        least=ratio.LEAST_FAMILIES,
+    )
+
+
+def _of_maker(vendor: str) -> str:
+    return f"groups of {vendor}"
+
+
+def strata(
+    models: Lineup, facts: Known, score_NK: Array, same_KK: Mask, failing: frozenset[str] | None
+) -> tuple[Stratum, ...]:
+    """Return how references' own p-values fall: all, by maker, human-data controls, by date.
+
+    Args:
+        models: the line-up.
+        facts: what is documented.
+        score_NK: of references, their own family left out.
+        same_KK: groups of one maker.
+        failing: strata whose makers' p-values are corrected first; None before any correction.
+    """
+    p_NK = reference_p(models, score_NK, np.ones_like(same_KK))
+    if failing:
+        too_small_K = np.array([_of_maker(vendor) in failing for vendor in facts.vendor])
+        among_NK = reference_p(models, score_NK, same_KK)
+        p_NK = np.where(too_small_K, np.fmax(p_NK, among_NK), p_NK)
+    return tuple(
+        stratum(name, p_NK, part_NK, models.family, alpha, corrected=failing is not None)
+        for name, part_NK in parts(facts, ~np.isnan(p_NK)).items()
+        for alpha in (0.05, 0.01)
+    )
+
+
+def parts(facts: Known, there_NK: Mask) -> dict[str, Mask]:
+    """Return the strata: all pairs, human-data controls, certain by date, each maker's groups."""
+    control_N1 = np.array([role == "control" for role in facts.role])[:, None]
+    found = {
+        "all": there_NK,
+        "human-data controls": there_NK & control_N1,
+        "certain by chronology": there_NK & facts.impossible(),
+    }
+    for vendor in dict.fromkeys(facts.vendor):
+        found[_of_maker(vendor)] = there_NK & np.array([v == vendor for v in facts.vendor])
+    return found
+
+
+def reference_p(models: Lineup, score_NK: Array, among_KK: Mask) -> Array:
+    """Return the rank of each documented negative among those of other families, as a p-value.
+
+    Args:
+        models: the line-up.
+        score_NK: of references, their own family left out.
+        among_KK: of each group, the groups whose pairs it is ranked among.
+    """
+    pairs_NK = models.negative_NK & ~np.isnan(score_NK)
+    row_R, group_R = np.nonzero(pairs_NK)
+    score_R, weight_R = score_NK[pairs_NK], standing.votes(models.family, pairs_NK)[pairs_NK]
+    _, family_R = np.unique(
+        np.array([models.family[row] for row in row_R]).astype(str), return_inverse=True
+    )
+    found_NK = np.full(score_NK.shape, np.nan)
+    for place in range(len(score_R)):
+        other_R = (family_R != family_R[place]) & among_KK[group_R[place], group_R]
+        above = weight_R[other_R & (score_R >= score_R[place])].sum()
+        found_NK[row_R[place], group_R[place]] = (1 + above) / (1 + weight_R[other_R].sum())
+    return found_NK
+
+
+def stratum(
+    name: str,
+    p_NK: Array,
+    part_NK: Mask,
+    family: tuple[str, ...],
+    alpha: float,
+    *,
+    corrected: bool = False,
+) -> Stratum:
+    """Return the share of p <= alpha with its 95 % Wilson interval, one vote a (family, group)."""
+    weight_NK = standing.votes(family, part_NK)
+    total = float(weight_NK.sum())
+    hits = float(weight_NK[part_NK & (p_NK <= alpha)].sum())
+    low, high = wilson(hits, total)
+    return Stratum(
+        name=name,
+        alpha=alpha,
+        votes=total,
+        share=hits / total if total else 0.0,
+        low=low,
+        high=high,
+        corrected=corrected,
+    )
+
+
+def wilson(hits: float, total: float, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return Wilson's 95 % interval (1927) of a share; hits may be fractions of votes."""
+    if total <= 0:
+        return 0.0, 1.0
+    share = hits / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total**2)) ** 0.5
+    # At the ends rounding leaves a residue where there is none.
+    return (0.0 if hits == 0 else middle - half), (1.0 if hits == total else middle + half)

@@ -1,0 +1,131 @@
+"""A suspect from outside a bank, put beside its models at the prompts that it answers.
+
+Shapes: P prompts, N models, T teachers, F families, W hashed words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+from scipy import sparse
+
+from audit.bank import Bank, Model
+from audit.errors import InputError
+from audit.lineup import reading
+from audit.lineup.index import Index, names_of
+from audit.lineup.likeness import Products
+
+
+def join(
+    bank: Bank,
+    index: Index,
+    answers: Mapping[str, str],
+    *,
+    name: str,
+    family: str | None,
+    published: date | None,
+) -> tuple[Bank, Index]:
+    """Return bank and index with the suspect as their last model, at the prompts it answers.
+
+    All other models are compared at those prompts alone, too: a score from fewer prompts is
+    rougher, and rough scores are not to be ranked among fine ones.
+
+    Args:
+        bank: without the suspect.
+        index: of that bank.
+        answers: the suspect's, by prompt id; blank ones are no answers.
+        name: of the suspect, made different from every model's.
+        family: of the bank, if the suspect is of one; else it is a family of its own.
+        published: the day by which its answers were public.
+
+    Raises:
+        InputError: the family is none of the bank's.
+    """
+    known = tuple(dict.fromkeys(model.family for model in bank.models))
+    if family is not None and family not in known:
+        raise InputError(
+            f"--suspect-family {family}: the bank has no such family; it has "
+            f"{', '.join(sorted(known))}. Leave it out for a family of its own."
+        )
+    name = _unlike(name, {model.name for model in bank.models})
+    own = family or _unlike(name, set(known))
+    suspect = Model(
+        name=name,
+        family=own,
+        role="student",
+        group=None,
+        teachers=(),
+        relation="undisclosed",
+        confidence="",
+        source="",
+        same_base_as=None,
+        published=published,
+    )
+    prompts = np.array([bool(answers.get(prompt, "").strip()) for prompt in index.prompts])
+    rows = np.flatnonzero(prompts)
+    asked = [index.prompts[row] for row in rows]
+    names = names_of(bank) | reading.masked_names([name])
+    said = [reading.words(answers[prompt], names) for prompt in asked]
+    bare = [reading.words(reading.plain(answers[prompt]), names) for prompt in asked]
+    families = index.families if own in index.families else (*index.families, own)
+    products = {
+        view.name: _with_row(
+            index,
+            view.name,
+            rows,
+            index.reader.vectors(view, bare if view.plain else said),
+            np.array([len(one) >= view.least for one in (bare if view.plain else said)]),
+            families.index(own),
+        )
+        for view in index.views
+    }
+    joined = replace(
+        index,
+        prompts=tuple(asked),
+        models=(*index.models, name),
+        families=families,
+        products=products,
+    )
+    return replace(bank, models=(*bank.models, suspect)), joined
+
+
+def _with_row(
+    index: Index,
+    view: str,
+    rows: np.ndarray,
+    vectors: sparse.csr_matrix,
+    there_P: np.ndarray,
+    family: int,
+) -> Products:
+    """Return the products of one view at some prompts, the suspect's as the last model's."""
+    before = index.products[view]
+    count, all_prompts = len(rows), len(index.prompts)
+    anchors = index.vectors[view]
+    total = anchors.shape[0] // all_prompts
+    mine_PA = np.zeros((count, total), dtype=np.float32)
+    for anchor in range(total):
+        theirs = anchors[anchor * all_prompts + rows]
+        mine_PA[:, anchor] = np.asarray(theirs.multiply(vectors).sum(1)).ravel()
+    teachers = len(index.teachers)
+    family_PNF = before.family_PNF[rows]
+    mine_PF = mine_PA[:, teachers:]
+    if family >= family_PNF.shape[2]:  # a family of its own, which never has a vote
+        family_PNF = np.concatenate(
+            [family_PNF, np.zeros((*family_PNF.shape[:2], 1), dtype=np.float32)], axis=2
+        )
+        mine_PF = np.concatenate([mine_PF, np.zeros((count, 1), dtype=np.float32)], axis=1)
+    return Products(
+        teacher_PNT=np.concatenate([before.teacher_PNT[rows], mine_PA[:, None, :teachers]], axis=1),
+        family_PNF=np.concatenate([family_PNF, mine_PF[:, None]], axis=1),
+        there_PN=np.concatenate([before.there_PN[rows], there_P[:, None]], axis=1),
+        teachers=before.teachers,
+        family_N=np.append(before.family_N, family),
+    )
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """Return `name`, with as many marks behind it as make it none of `taken`."""
+    while name in taken:
+        name += "'"
+    return name

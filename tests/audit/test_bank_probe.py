@@ -1,0 +1,194 @@
+"""One suspect against a bank: the report, what it rests on, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audit.config import AuditConfig
+from audit.errors import ConfigError, InputError
+from audit.evidence import Verdict, from_json
+from audit.probe import probe
+from tests.fakes import banks, lineups
+
+PEOPLE = [
+    *lineups.teachers(4),
+    *lineups.unrelated(10),
+    *lineups.unrelated(4, "control"),
+    *[lineups.student(f"s{n}", n % 4) for n in range(6)],
+]
+SUSPECT = lineups.student("pupil", 2, 0.7)
+STRANGER = lineups.Someone(name="stranger")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Return a directory with a bank, a student's answers and a stranger's."""
+    place = tmp_path_factory.mktemp("probe")
+    lineups.write(place / "bank", PEOPLE)
+    for someone in (SUSPECT, STRANGER):
+        texts = {f"q{n}": lineups.answer(someone, n, 0) for n in range(60)}
+        banks.answers_file(place / f"{someone.name}.jsonl", texts)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Keep indices out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def audit(world: Path, out: Path, who: str = "pupil", **settings):
+    given = {"suspect": str(world / f"{who}.jsonl"), "bank": str(world / "bank"), **settings}
+    said: list[str] = []
+    outcome = probe(
+        AuditConfig(**given),
+        out,
+        command="audit probe",
+        say=said.append,
+        progress=lambda *told: None,
+    )
+    return outcome, said
+
+
+def test_a_students_teacher_is_found_and_no_other(world, tmp_path):
+    report = audit(world, tmp_path / "out")[0].report
+    verdicts = {finding.group: finding.verdict for finding in report.findings}
+    assert [group for group, v in verdicts.items() if v is Verdict.SUPPORTED] == ["g2"]
+    found = next(finding for finding in report.findings if finding.group == "g2")
+    assert found.low < found.score < found.high
+    assert found.log10_lr_low <= found.log10_lr
+    assert found.p_value < found.p_adjusted <= 0.05
+    main, *checks = found.probes
+    assert main.population[0].role == "suspect"
+    assert main.rank == 1 and main.rank_of == len(main.population)
+    assert {member.role for member in main.population[1:]} == {"reference"}
+    names = {member.name for member in main.population}
+    assert not names & {"t2-0", "t2-1"}  # nobody is a reference for its own group
+    assert [check.probe for check in checks] == [
+        "contrast, format stripped",
+        "contrast, length matched",
+        "contrast, after the first words",
+    ]
+
+
+def test_a_stranger_is_not_accused(world, tmp_path):
+    report = audit(world, tmp_path / "out", "stranger")[0].report
+    assert Verdict.SUPPORTED not in {finding.verdict for finding in report.findings}
+
+
+def test_error_rates_and_known_students_stand_in_report_and_page(world, tmp_path):
+    outcome, _ = audit(world, tmp_path / "out")
+    report = outcome.report
+    assert {rate.name for rate in report.error_rates} >= {"all", "human-data controls"}
+    assert {one.name for one in report.known_students} == {f"s{n}" for n in range(6)}
+    caught = sum(one.verdict is Verdict.SUPPORTED for one in report.known_students)
+    assert f"{caught} of 6 single" in report.power[0].note
+    page = outcome.page.read_text(encoding="utf-8")
+    assert "Known students in the suspect" in page and "s3 / g3" in page
+    data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert from_json(data) == report
+
+
+def test_exhibits_show_both_answers(world, tmp_path):
+    report = audit(world, tmp_path / "out")[0].report
+    found = next(finding for finding in report.findings if finding.group == "g2")
+    shown = found.probes[0].exhibits
+    assert len(shown) == 4
+    number = int(shown[0].id.removeprefix("q"))
+    assert shown[0].answers["suspect"] == lineups.answer(SUSPECT, number, 0)
+    (teacher,) = set(shown[0].answers) - {"suspect"}
+    member = next(one for one in PEOPLE if one.name == teacher)
+    assert shown[0].answers[teacher] == lineups.answer(member, number, 0)
+
+
+def test_a_finished_audit_is_read_and_a_changed_one_is_not(world, tmp_path):
+    audit(world, tmp_path / "out")
+    again, said = audit(world, tmp_path / "out")
+    assert again.reused and "finished already" in said[-1]
+    other, _ = audit(world, tmp_path / "out", suspect_date="2024-05-01")
+    assert not other.reused
+
+
+def test_the_date_of_the_answers_rules_groups_out(tmp_path, world):
+    people = lineups.write(tmp_path / "bank", PEOPLE, launches={"g2": "2024-01-01"})
+    settings = {"bank": str(people), "suspect_date": "2023-06-30"}
+    report = audit(world, tmp_path / "out", **settings)[0].report
+    found = next(finding for finding in report.findings if finding.group == "g2")
+    assert found.verdict is Verdict.NOT_SUPPORTED
+    assert "2023-06-30" in found.reason
+
+
+def test_families_of_the_suspect_and_its_relatives_are_no_references(world, tmp_path):
+    settings = {"suspect_family": "vendor3", "related": ("vendor4", "control1")}
+    report = audit(world, tmp_path / "out", **settings)[0].report
+    names = {m.name for finding in report.findings for m in finding.probes[0].population}
+    assert not names & {"vendor3", "vendor4", "control1"}
+    assert "vendor5" in names
+
+
+def test_a_named_teacher_is_asked_about_alone(world, tmp_path):
+    answers = {f"q{n}": lineups.answer(SUSPECT, n, 0) for n in range(60)}
+    banks.answers_file(tmp_path / "new.jsonl", answers)
+    settings = {"teachers": {"new": str(tmp_path / "new.jsonl")}}
+    report = audit(world, tmp_path / "out", **settings)[0].report
+    (found,) = report.findings
+    assert (found.group, found.verdict) == ("new", Verdict.SUPPORTED)
+    stranger = audit(world, tmp_path / "other", "stranger", **settings)[0].report
+    assert stranger.findings[0].verdict is not Verdict.SUPPORTED
+
+
+def test_a_named_reference_joins_the_population(world, tmp_path):
+    settings = {"reference_models": {"beside": str(world / "stranger.jsonl")}}
+    report = audit(world, tmp_path / "out", **settings)[0].report
+    for finding in report.findings:
+        assert "beside" in {member.name for member in finding.probes[0].population}
+
+
+def test_too_few_answers_decide_nothing(world, tmp_path):
+    texts = {f"q{n}": lineups.answer(SUSPECT, n, 0) for n in range(12)}
+    banks.answers_file(tmp_path / "few.jsonl", texts)
+    report = audit(world, tmp_path / "out", suspect=str(tmp_path / "few.jsonl"))[0].report
+    assert {finding.verdict for finding in report.findings} == {Verdict.INSUFFICIENT}
+    assert "12 of the bank's prompts" in report.findings[0].reason
+    assert report.findings[0].score is None
+
+
+def test_answers_to_other_prompts_are_an_error(world, tmp_path):
+    banks.answers_file(tmp_path / "other.jsonl", {"x1": "Hello.", "q1": " "})
+    with pytest.raises(InputError, match="answers none of the bank's prompts with a text"):
+        audit(world, tmp_path / "out", suspect=str(tmp_path / "other.jsonl"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"related": ("nobody",)}, InputError, "--related nobody: the bank has no such model"),
+        ({"suspect_family": "none"}, InputError, "the bank has no such family"),
+        ({"suspect": "runs"}, InputError, "is no file of answers"),
+        ({"bank": "nowhere"}, InputError, "is not a directory"),
+        ({"teachers": {"g1": "pupil.jsonl"}}, ConfigError, "already; choose another name"),
+        ({"teachers": {"vendor1": "pupil.jsonl"}}, ConfigError, "already; choose another name"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(
+    world, tmp_path, monkeypatch, settings, error, message
+):
+    monkeypatch.chdir(world)
+    with pytest.raises(error, match=message):
+        audit(world, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bank": None}, "no teacher is named; give --teacher NAME=PATH at least once, or --bank"),
+        ({"controls": {"c": "c.jsonl"}}, "leave out controls"),
+        ({"bank": None, "teachers": {"t": "t"}, "suspect_family": "f"}, "need a bank"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AuditConfig(**{"suspect": "s.jsonl", "bank": "b", **settings})
