@@ -38,7 +38,7 @@ from audit.lineup.case import Case
 from audit.lineup.ruling import Rules, Ruling, rule
 from audit.lineup.standing import Lineup
 from audit.population import bootstrap_interval
-from audit.probes import contrast
+from audit.probes import contrast, self_identity
 from audit.responses import Response
 
 Say = Callable[[str], None]
@@ -194,18 +194,24 @@ def _extended(bank: Bank, config: AuditConfig) -> Bank:
     references = [_model(name, role="vendor", group=None) for name in config.reference_models]
     groups = [Group(name=n, vendor=n, launch=None, members=(n,)) for n in config.teachers]
     paths = {**config.teachers, **config.reference_models}
-    stated = {
-        (model.name, group.name): Truth(truth="negative", basis="named as a reference")
-        for model in references
-        for group in bank.groups
-    }
-    return replace(
+    whole = replace(
         bank,
         models=(*bank.models, *teachers, *references),
         groups=(*bank.groups, *groups),
-        truths={**bank.truths, **stated} if bank.truths else bank.truths,
         files={**bank.files, **{name: Path(path) for name, path in paths.items()}},
     )
+    if not bank.truths:
+        return whole
+    # What pairs.csv cannot say, for it does not know them.
+    added = {
+        (model.name, group.name): Truth(
+            truth=known.documented(whole, model, group), basis="not in pairs.csv"
+        )
+        for model in whole.models
+        for group in whole.groups
+        if model in (*teachers, *references) or group in groups
+    }
+    return replace(whole, truths={**bank.truths, **added})
 
 
 def _model(name: str, *, role: str, group: str | None) -> Model:
@@ -309,6 +315,7 @@ def _findings(
     share_PK, member_K = prompts.contributions(models, views, row, found.left_out, found.main.scale)
     documents = [given[prompt].document for prompt in index.prompts]
     column = {group.name: number for number, group in enumerate(bank.groups)}
+    stated = _stated(bank, index, given)
     made = []
     for one in rulings:
         group = column[one.group]
@@ -335,7 +342,12 @@ def _findings(
                 p_adjusted=one.p_adjusted,
                 log10_lr=one.log10_lr,
                 log10_lr_low=None if low is None or found.ratio is None else found.ratio.of(low),
-                probes=(replace(probe, exhibits=exhibits), *_checks(one, len(index.prompts))),
+                probes=(
+                    replace(probe, exhibits=exhibits),
+                    *_checks(one, len(index.prompts)),
+                    _equality(one, found.same_elsewhere, len(index.prompts)),
+                    _self_identity(bank, models, stated, group),
+                ),
             )
         )
     return made
@@ -433,4 +445,62 @@ def _exhibits(
             note=f"this prompt alone would give {share_P[p]:+.1f}",
         )
         for p in dict.fromkeys(chosen)
+    )
+
+
+def _stated(
+    bank: Bank, index: indices.Index, given: Mapping[str, Response]
+) -> dict[str, list[list[tuple[str, ...]]]]:
+    """Return what each model says of itself in each answer to the prompts of the audit."""
+    *known_models, suspect = bank.models
+    answers = {model.name: bank.answers(model.name) for model in known_models}
+    answers[suspect.name] = dict(given)
+    return {
+        name: [
+            self_identity.statements(rows[prompt].response)
+            for prompt in index.prompts
+            if prompt in rows and rows[prompt].response.strip()
+        ]
+        for name, rows in answers.items()
+    }
+
+
+def _self_identity(
+    bank: Bank,
+    models: Lineup,
+    stated: Mapping[str, list[list[tuple[str, ...]]]],
+    group: int,
+) -> ProbeResult:
+    """Return how often suspect and unrelated models say that they are of a group."""
+    this, suspect = bank.groups[group], bank.models[-1].name
+    unrelated = [bank.models[row].name for row in np.flatnonzero(models.negative_NK[:, group])]
+    return self_identity.examine(
+        suspect,
+        {name: stated[name] for name in (suspect, *unrelated)},
+        (this.name, this.vendor, *this.members),
+    )
+
+
+def _equality(one: Ruling, elsewhere: float, count: int) -> ProbeResult:
+    """Return how many answers are the very same: a service that passes questions on, perhaps."""
+    share = one.same_answers
+    reason = "too few prompts are answered at length by both"
+    if share is not None:
+        reason = (
+            f"{share:.0%} of the answers of some length are in the very same words as a member's; "
+            f"of unrelated pairs at most {elsewhere:.0%}"
+        )
+    return ProbeResult(
+        probe="equality",
+        needs="text",
+        verdict=Verdict.INSUFFICIENT if share is None else Verdict.INCONCLUSIVE,
+        reason=reason,
+        null="Two models answer at length in the very same words by chance alone.",
+        unit="share of answers",
+        n_prompts=count,
+        score=share,
+        cannot_say=(
+            "A model that draws its words at random seldom repeats itself, so few equal answers do "
+            "not show that another model was asked.",
+        ),
     )

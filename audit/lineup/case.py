@@ -20,6 +20,7 @@ CHECKS = {
     "format stripped": reading.PLAIN,
     "length matched": reading.MATCHED,
     "after the first words": reading.BODY,
+    "long spans": reading.SPANS,
 }
 
 
@@ -94,6 +95,9 @@ class Case:
         own_SK: ranks among unrelated pairs of the group alone.
         checks: by the name of a check.
         check_SK: by the name of a check, its p-values.
+        same_SK: share of prompts at which a member answers in the very same words, of those that
+            both answer at length; NaN for too few.
+        same_elsewhere: the largest such share of a documented unrelated pair.
         ratio: from the main score to a likelihood ratio; None with too few known pairs.
         weights: from the score after the first words to a ratio of "same weights" to "trained on
             its outputs"; None with too few known pairs.
@@ -107,6 +111,8 @@ class Case:
     own_SK: Array
     checks: Mapping[str, Standing]
     check_SK: Mapping[str, Array]
+    same_SK: Array
+    same_elsewhere: float
     ratio: Ratio | None
     weights: Ratio | None
     strata: tuple[Stratum, ...]
@@ -143,6 +149,8 @@ def examine(
         name: standing.stand(models, [view.name for view in views], suspects, left_out)
         for name, views in CHECKS.items()
     }
+    same_NK = same_answers(models)
+    unrelated_NK = models.negative_NK & ~models.rows(left_out)[:, None] & ~np.isnan(same_NK)
     same_KK = np.array([[a == b for b in facts.vendor] for a in facts.vendor])
     before = strata(models, facts, main.reference_NK, same_KK, None)
     failing = frozenset(one.name for one in before if one.fails)
@@ -157,11 +165,29 @@ def examine(
         p_SK=p_SK,
         own_SK=main.p_values(np.eye(len(facts.vendor), dtype=bool)),
         checks=checks,
+        same_SK=same_NK[list(suspects)],
+        same_elsewhere=float(same_NK[unrelated_NK].max(initial=0.0)),
         check_SK={name: found.p_values() for name, found in checks.items()},
         ratio=_ratio(models, facts, main),
         weights=_weights(models, facts, checks["after the first words"]),
         strata=(*before, *after),
     )
+
+
+def same_answers(models: Lineup) -> Array:
+    """Return at what share of prompts a model answers in the words of a group's member `[N, K]`.
+
+    Of prompts that both answer at length; NaN where these are fewer than two models must share.
+    The largest over the members, a model itself left out.
+    """
+    known = models.products[reading.SAME.name]
+    both_PNT = known.there_PN[:, :, None] & known.there_PN[:, None, known.teachers]
+    count_NT = both_PNT.sum(0)
+    # Vectors of one word each: their product is 1 or 0.
+    share_NT = known.teacher_PNT.sum(0) / np.maximum(count_NT, 1)
+    share_NT = np.where(count_NT >= models.least_prompts, share_NT, np.nan).astype(np.float64)
+    share_NT[known.teachers, np.arange(len(known.teachers))] = np.nan
+    return np.stack([standing.best(share_NT[:, list(g)]) for g in models.groups], axis=1)
 
 
 def _ratio(models: Lineup, facts: Known, main: Standing) -> Ratio | None:

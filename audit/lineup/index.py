@@ -28,7 +28,7 @@ from audit.lineup import reading
 from audit.lineup.likeness import WORDS, Products, Reader, family_means, fit, products
 from audit.lineup.reading import View
 
-_FORM = 3  # of what is kept; another number, another index
+_FORM = 4  # of what is kept; another number, another index
 Tell = Callable[[int, int], None]
 
 
@@ -178,7 +178,7 @@ def _write(index: Index, place: Path, key: str) -> None:
             }
             (partial / "index.json").write_text(json.dumps(facts), encoding="utf-8")
             shutil.rmtree(place, ignore_errors=True)
-            partial.replace(place)
+            _take_place(partial, place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -186,6 +186,15 @@ def _write(index: Index, place: Path, key: str) -> None:
             f"cannot keep the bank's index in {place.parent}: {error.strerror or error}; free "
             "space, or set XDG_CACHE_HOME to another directory."
         ) from error
+
+
+def _take_place(partial: Path, place: Path) -> None:
+    """Give a whole index its name, unless another process was first with the same."""
+    try:
+        partial.replace(place)
+    except OSError:
+        if not (place / "index.json").is_file():
+            raise
 
 
 def _read(place: Path, views: Sequence[View], key: str) -> Index | None:

@@ -10,23 +10,30 @@ _DOCUMENTED = ("none", "single", "mixed", "derivative", "edited")
 
 
 def truth(bank: Bank, model: Model, group: Group) -> str:
-    """Return positive, negative, unknown or self, from `pairs.csv` or else from the other tables.
+    """Return positive, negative, unknown or self, from `pairs.csv` or else the other tables."""
+    if not bank.truths:
+        return documented(bank, model, group)
+    found = bank.truths.get((model.name, group.name))
+    return "unknown" if found is None else found.truth
 
-    Of a group that `pairs.csv` does not mention, a model is unrelated if its teachers are
-    documented, or that it has none, unless both are of one maker or the group's maker taught it.
+
+def documented(bank: Bank, model: Model, group: Group) -> str:
+    """Return what `models.csv` and `groups.csv` say of a pair.
+
+    A group is unrelated to a model that is documented to have no teacher, or whose teachers are
+    all groups of the bank and not this one; but not if both are of one maker, or if the group's
+    maker taught it.
     """
-    if any(name == group.name for _, name in bank.truths):
-        found = bank.truths.get((model.name, group.name))
-        return "unknown" if found is None else found.truth
     if group.name == model.group:
         return "self"
     if group.name in model.teachers:
         return "positive"
-    makers = {other.vendor for other in bank.groups if other.name in model.teachers}
-    own = {other.vendor for other in bank.groups if other.name == model.group}
-    if model.relation not in _DOCUMENTED or group.vendor in makers | own | {model.family}:
+    vendors = {other.name: other.vendor for other in bank.groups}
+    makers = {vendors.get(name) for name in model.teachers}
+    own = vendors.get(model.group or "")
+    if model.relation not in _DOCUMENTED or group.vendor in makers | {own, model.family}:
         return "unknown"
-    if model.relation != "none" and not model.teachers:
+    if None in makers or (model.relation != "none" and not makers):
         return "unknown"
     return "negative"
 

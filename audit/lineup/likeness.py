@@ -22,7 +22,9 @@ Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
 WORDS = 2**20
-_LEAST_NORM = 1e-6  # an answer that says just what all teachers say has no direction of its own
+# An answer that says just what everybody says has no direction of its own; what is left of it in
+# float32 is rounding.
+_LEAST_SQUARE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +115,8 @@ class Products:
         tc_PNT = (sum_PN[:, None, self.teachers] - tc_PNT) / count_PN[:, :, None]
         cc_PN = self._square_of_mean(votes_PF, own_PN) / count_PN**2
         found_PNT = self.teacher_PNT - tc_PNT + (cc_PN - vc_PN)[:, :, None]
-        found_PNT /= _norm(self.there_PN - 2 * vc_PN + cc_PN)[:, :, None]
-        found_PNT /= _norm(1 - 2 * tc_PNT + cc_PN[:, :, None])
+        found_PNT *= _over_norm(self.there_PN - 2 * vc_PN + cc_PN)[:, :, None]
+        found_PNT *= _over_norm(1 - 2 * tc_PNT + cc_PN[:, :, None])
         found_PNT[~self.there_PN] = np.nan
         found_PNT.transpose(0, 2, 1)[~self.there_PN[:, self.teachers]] = np.nan
         return np.asarray(found_PNT, dtype=np.float32)
@@ -149,8 +151,10 @@ class Products:
         return np.asarray(total_PFF / np.maximum(count_PF, 1)[:, :, None], dtype=np.float32)
 
 
-def _norm(square: Floats) -> Floats:
-    return np.asarray(np.sqrt(np.maximum(square, _LEAST_NORM)), dtype=np.float32)
+def _over_norm(square: Floats) -> Floats:
+    """Return one over the root, or 0 where there is nothing but rounding."""
+    over = 1 / np.sqrt(np.maximum(square, _LEAST_SQUARE))
+    return np.asarray(np.where(square < _LEAST_SQUARE, 0.0, over), dtype=np.float32)
 
 
 def family_means(

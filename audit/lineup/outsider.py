@@ -75,7 +75,6 @@ def join(
             view.name,
             rows,
             index.reader.vectors(view, bare if view.plain else said),
-            np.array([len(one) >= view.least for one in (bare if view.plain else said)]),
             families.index(own),
         )
         for view in index.views
@@ -95,7 +94,6 @@ def _with_row(
     view: str,
     rows: np.ndarray,
     vectors: sparse.csr_matrix,
-    there_P: np.ndarray,
     family: int,
 ) -> Products:
     """Return the products of one view at some prompts, the suspect's as the last model's."""
@@ -110,6 +108,7 @@ def _with_row(
     teachers = len(index.teachers)
     family_PNF = before.family_PNF[rows]
     mine_PF = mine_PA[:, teachers:]
+    there_P = np.diff(vectors.indptr) > 0
     if family >= family_PNF.shape[2]:  # a family of its own, which never has a vote
         family_PNF = np.concatenate(
             [family_PNF, np.zeros((*family_PNF.shape[:2], 1), dtype=np.float32)], axis=2

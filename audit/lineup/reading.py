@@ -6,13 +6,14 @@ is read from openings and one longer stretch, and other readings of the same ans
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 # No view reads further, so an answer of a hundred megabytes costs as much as one of a page.
-_CHARACTERS = 2_000
-_WORDS = 96
+_CHARACTERS = 4_000
+_WORDS = 400
 _DIGITS = "0123456789"
 _VERSION = re.compile("[0-9].*")
 MASK = "modelname"
@@ -52,6 +53,8 @@ class View:
         first: words read, after those skipped.
         skip: words left out at the beginning.
         letters: compare runs of 3 to 5 letters of the stretch instead of words and word pairs.
+        runs: compare runs of so many words, each once, instead; 0 for none of that.
+        whole: compare the stretch as one, which is the same or not.
         plain: without marks of format, lists and line ends.
         least: an answer of fewer words is not read, as if there were none.
     """
@@ -60,6 +63,8 @@ class View:
     first: int
     skip: int = 0
     letters: bool = False
+    runs: int = 0
+    whole: bool = False
     plain: bool = False
     least: int = 1
 
@@ -81,7 +86,10 @@ PLAIN = (
 )
 MATCHED = (View(name="20 words of answers that have as many", first=20, least=20),)
 BODY = (View(name="words 13 to 87", first=75, skip=12, least=24),)
-VIEWS = (*DECIDING, *PLAIN, *MATCHED, *BODY)
+SPANS = (View(name="runs of 8 words", first=_WORDS, runs=8),)
+# Two models that answer at length in the very same words are one.
+SAME = View(name="whole answers", first=_WORDS, whole=True, least=20)
+VIEWS = (*DECIDING, *PLAIN, *MATCHED, *BODY, *SPANS, SAME)
 
 
 def masked_names(names: Iterable[str]) -> frozenset[str]:
@@ -89,9 +97,14 @@ def masked_names(names: Iterable[str]) -> frozenset[str]:
 
     Of `maker/model-7b-chat` these are `maker` and `model`: sizes and common words tell nothing.
     """
+    return frozenset(_NAMES.split()) | own_words(names)
+
+
+def own_words(names: Iterable[str]) -> frozenset[str]:
+    """Return the words of names that are no common ones, lower case, without sizes and versions."""
     parts = {part for name in names for part in re.split(r"[\W_]+", name.lower())}
     own = {part.rstrip(_DIGITS) for part in parts if part and not part[0].isdigit()}
-    return frozenset(_NAMES.split()) | {part for part in own if len(part) > 2} - _COMMON
+    return frozenset({part for part in own if len(part) > 2} - _COMMON)
 
 
 def plain(text: str) -> str:
@@ -118,17 +131,22 @@ def words(text: str, names: frozenset[str]) -> list[str]:
         elif found and found[-1] == MASK and (piece in "-." or piece[0] in _DIGITS):
             continue  # of its version
         else:
-            found.append(piece)
+            found.append(sys.intern(piece))  # a bank says the same words a million times
         if len(found) >= _WORDS:
             break
-    return found[:_WORDS]
+    return found
 
 
 def read(said: Sequence[str], view: View) -> list[str]:
-    """Return the features of `view` in an answer's words: they and pairs, or runs of letters."""
+    """Return what `view` compares of an answer's words."""
     if len(said) < view.least:
         return []
     chosen = said[view.skip : view.skip + view.first]
+    if view.whole:
+        return [" ".join(chosen)]
+    if view.runs:
+        runs = (" ".join(chosen[i : i + view.runs]) for i in range(len(chosen) - view.runs + 1))
+        return list(dict.fromkeys(runs))
     if not view.letters:
         return [*chosen, *(f"{a} {b}" for a, b in pairwise(chosen))]
     text = " ".join(chosen)

@@ -19,6 +19,7 @@ from audit.lineup.standing import LEAST_FAMILIES, Lineup
 from audit.population import holm, references_needed
 
 TRAINED = "trained on its outputs"
+SERVED = "same model served"
 SAME_WEIGHTS = "same weights, further tuned or served otherwise"
 NOT_SEPARATED = "derived from it; by weights or by outputs is not separated"
 SIBLING = "of one maker"
@@ -35,12 +36,14 @@ class Rules:
         margin: by which a group must be ahead of those of other makers, in spreads.
         clear: p above which nothing of a relation is seen.
         separated: how many times likelier one relation must be than the other to be named.
+        served: share of answers in the very same words from which it is the same model.
     """
 
     alpha: float = 0.05
     margin: float = 1.0
     clear: float = 0.2
     separated: float = 4.0
+    served: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,8 @@ class Ruling:
         p_own: among those of this group alone, and `p_own_floor`, below which it cannot be.
         p_adjusted: after Holm's correction for the groups asked about.
         log10_lr: of "derived from the group" to "not", bounded; None without known pairs.
+        same_answers: share of prompts with the very same answer as a member, of those that both
+            answer at length; None for too few.
         checks: by name, score and p-value of the same question of other readings.
     """
 
@@ -73,6 +78,7 @@ class Ruling:
     p_own_floor: float | None = None
     p_adjusted: float | None = None
     log10_lr: float | None = None
+    same_answers: float | None = None
     checks: dict[str, tuple[float | None, float | None]]
 
 
@@ -145,6 +151,7 @@ def _rule(
         p_own_floor=1 / (1 + float(case.main.votes_K[group])),
         p_adjusted=adjusted[group],
         log10_lr=None if case.ratio is None else case.ratio.of(score),
+        same_answers=_number(case.same_SK[place, group]),
         checks={
             check: (
                 _number(found.score_SK[place, group]),
@@ -297,6 +304,9 @@ def _relation(
         return NONE
     if verdict is not Verdict.SUPPORTED:
         return SIBLING if reason.startswith("both are of one maker") else OPEN
+    same = case.same_SK[place, group]
+    if same >= rules.served and same > case.same_elsewhere:
+        return SERVED
     body = case.checks["after the first words"].score_SK[place, group]
     if case.weights is None or np.isnan(body):
         return NOT_SEPARATED

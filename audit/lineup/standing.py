@@ -69,12 +69,12 @@ class Lineup:
             found_NT, count_NT = mean(known.centred(left_out_F))
             found_NT[count_NT < self.least_prompts] = np.nan
             found_NT[known.teachers, np.arange(len(known.teachers))] = np.nan
-            best = [_best(found_NT[:, list(group)]) for group in self.groups]
-            self._raw[key] = np.stack(best, axis=1)
+            likest = [best(found_NT[:, list(group)]) for group in self.groups]
+            self._raw[key] = np.stack(likest, axis=1)
         return self._raw[key]
 
 
-def _best(values_NM: npt.NDArray[np.float32]) -> Array:
+def best(values_NM: npt.NDArray[np.floating]) -> Array:
     """Return the largest of each row, NaN where there is none."""
     best_N = np.where(np.isnan(values_NM), -np.inf, values_NM).max(1)
     return np.asarray(np.where(np.isinf(best_N), np.nan, best_N), dtype=np.float64)

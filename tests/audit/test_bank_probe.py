@@ -69,6 +69,9 @@ def test_a_students_teacher_is_found_and_no_other(world, tmp_path):
         "contrast, format stripped",
         "contrast, length matched",
         "contrast, after the first words",
+        "contrast, long spans",
+        "equality",
+        "self_identity",
     ]
 
 
@@ -88,6 +91,18 @@ def test_error_rates_and_known_students_stand_in_report_and_page(world, tmp_path
     assert "Known students in the suspect" in page and "s3 / g3" in page
     data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert from_json(data) == report
+
+
+def test_a_suspect_that_serves_a_teacher_is_found_to_be_it(world, tmp_path):
+    member = next(one for one in PEOPLE if one.name == "t1-0")
+    answers = {f"q{n}": lineups.answer(member, n, 0) for n in range(60)}
+    path = banks.answers_file(tmp_path / "resold.jsonl", answers)
+    report = audit(world, tmp_path / "out", suspect=str(path))[0].report
+    found = next(finding for finding in report.findings if finding.group == "g1")
+    assert (found.verdict, found.relation) == (Verdict.SUPPORTED, "same model served")
+    equality = next(probe for probe in found.probes if probe.probe == "equality")
+    assert equality.score == 1
+    assert "100% of the answers" in equality.reason
 
 
 def test_exhibits_show_both_answers(world, tmp_path):

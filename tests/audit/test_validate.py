@@ -97,7 +97,8 @@ def test_metrics_say_what_they_are_of(world):
     assert metrics["schema"] == "spiritsafe.validation/1"
     assert metrics["bank"] == {"name": "bank", "sha256": load(bank).sha256()}
     assert metrics["rules"] == {
-        "alpha": 0.05, "margin": 1.0, "clear": 0.2, "separated": 4.0, "least_prompts": 20
+        "alpha": 0.05, "margin": 1.0, "clear": 0.2, "separated": 4.0, "served": 0.5,
+        "least_prompts": 20
     }  # fmt: skip
     assert metrics["suspects"] == len(PEOPLE)
     assert {row["name"] for row in metrics["calibration"]} >= {"all", "human-data controls"}

@@ -11,7 +11,7 @@ from audit.bank import load
 from audit.lineup import case, index, reading
 from audit.lineup.case import examine, lineup, reference_p, stratum, wilson
 from audit.lineup.standing import votes
-from tests.fakes import lineups
+from tests.fakes import banks, lineups
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 7), (3, 48), (20, 440), (7, 7)])
@@ -120,3 +120,29 @@ def test_a_ratio_of_weights_needs_known_derivatives(tmp_path):
     found = examine(models, facts, [8], frozenset({"vendor2"})).weights
     assert found is not None
     assert found.slope > 0
+
+
+def test_the_very_same_answers_are_counted_where_both_answer_at_length(tmp_path):
+    def said(word, count):
+        return " ".join(f"{word}{n}" for n in range(count)) + "."
+
+    answers = {
+        "t0": {f"q{n}": said("a", 25) for n in range(4)} | {"q4": "Yes."},
+        "t1": {f"q{n}": said("b", 25) for n in range(5)},
+        "copy": {f"q{n}": said("a" if n < 3 else "c", 25) for n in range(5)},
+        "brief": {f"q{n}": "Yes." for n in range(5)},
+    }
+    labels = {
+        name: {"role": "teacher", "group": f"g{name[1]}", "relation": "none"}
+        for name in ("t0", "t1")
+    }
+    groups = {f"g{n}": {"vendor": f"v{n}", "public_launch": ""} for n in range(2)}
+    bank = load(banks.write(tmp_path / "bank", answers, labels=labels, groups=groups))
+    made = index.of(bank, reading.VIEWS, cache=None, tell=lambda done, steps: None)
+    models, _ = lineup(bank, made, 3)
+    found_NK = case.same_answers(models)
+    assert found_NK[2].tolist() == [0.75, 0.0]  # of the 4 that both answer at length
+    assert np.isnan(found_NK[3]).all()
+    assert np.isnan(found_NK[0, 0])
+    few, _ = lineup(bank, made, 5)
+    assert np.isnan(case.same_answers(few)[2, 0])

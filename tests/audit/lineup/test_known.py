@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from audit.bank import Bank, load
-from audit.lineup.known import relatives, truth, truths
+from audit.lineup.known import documented, relatives, truth, truths
 from tests.fakes import banks
 
 GROUPS = {"A": {"vendor": "alpha"}, "A2": {"vendor": "alpha"}, "B": {"vendor": "beta"}, "C": {}}
@@ -67,8 +67,9 @@ def said(bank: Bank, name: str) -> list[str]:
             {"relation": "none", "vendor_or_family": "alpha"},
             "unknown unknown negative negative",
         ),
-        # A teacher that the bank does not hold is a teacher all the same.
-        ({"documented_teachers": "Z", "relation": "single"}, 4 * "negative "),
+        # A teacher that the bank does not hold may be of any maker.
+        ({"documented_teachers": "Z", "relation": "single"}, 4 * "unknown "),
+        ({"documented_teachers": "B;Z", "relation": "mixed"}, "unknown unknown positive unknown"),
     ],
 )
 def test_without_pairs_truth_follows_from_relation_teachers_and_makers(tmp_path, cells, expected):
@@ -107,11 +108,12 @@ def test_with_pairs_only_they_count(tmp_path):
     assert said(bank, "a-1") == ["self", *3 * ["unknown"]]
 
 
-def test_of_a_group_that_pairs_do_not_mention_the_other_tables_count(tmp_path):
+def test_with_pairs_nothing_else_is_known_of_a_group_that_they_do_not_mention(tmp_path):
     labels = {"m": {"documented_teachers": "B", "relation": "single"}}
     bank = bank_of(tmp_path, labels, [("m", "A", "unknown", ""), ("a2-1", "C", "unknown", "")])
-    assert said(bank, "m") == ["unknown", "negative", "positive", "unknown"]
-    assert said(bank, "b-1") == ["unknown", "negative", "self", "unknown"]
+    assert said(bank, "m") == 4 * ["unknown"]
+    m, (a, _, b, _) = bank.model("m"), bank.groups
+    assert [documented(bank, m, group) for group in (a, b)] == ["negative", "positive"]
 
 
 @pytest.mark.parametrize("pairs", [None, [("m", "A", "positive", ""), ("m", "C", "negative", "")]])

@@ -214,6 +214,19 @@ def test_in_between_nothing_is_decided(world, p_value, verdict):
     assert row.verdict is verdict
 
 
+def test_the_same_answers_are_the_same_model_unless_strangers_have_them_too(world):
+    _, _, found = world
+    same_SK = found.same_SK.copy()
+    same_SK[0, 0] = 0.5
+    served = replace(found, same_SK=same_SK, same_elsewhere=0.2)
+    assert judge(world, found=served)[0].relation == ruling.SERVED
+    assert judge(world, found=served)[0].same_answers == 0.5
+    common = replace(served, same_elsewhere=0.5)
+    assert judge(world, found=common)[0].relation != ruling.SERVED
+    same_SK[0, 0] = 0.49
+    assert judge(world, found=served)[0].relation != ruling.SERVED
+
+
 def test_where_no_p_value_could_hold_the_reason_says_so(world):
     _, _, found = world
     p_SK = found.p_SK.copy()
