@@ -41,7 +41,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, of an answer cut
 # Blanks and no line ends, or a thousand empty lines would each be read to their end.
 _FENCE = re.compile(r"^[^\S\n]*(```|~~~).*$", re.MULTILINE)
 _LEADING = re.compile(r"^[^\S\n]*(?:#{1,6}\s+|[-*+\u2022]\s+|\d{1,3}[.)]\s+|>\s+)+", re.MULTILINE)
-_INLINE = re.compile(r"[*_`#|]+|\[([^\]]*)\]\([^)]*\)")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_MARKS = re.compile(r"[*_`#|]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +112,7 @@ def plain(text: str) -> str:
     """Return `text` without fences, headings, list marks, emphasis, links and line ends."""
     text = text.lstrip()[: 2 * _CHARACTERS]
     text = _LEADING.sub("", _FENCE.sub("", text))
-    return " ".join(_INLINE.sub(lambda found: found.group(1) or " ", text).split())
+    return " ".join(_MARKS.sub(" ", _LINK.sub(r"\1", text)).split())
 
 
 def words(text: str, names: frozenset[str]) -> list[str]:
