@@ -3,7 +3,7 @@
 Shapes: P prompts, N models, T teachers, F families, W hashed words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -65,16 +65,14 @@ def join(
     prompts = np.array([bool(answers.get(prompt, "").strip()) for prompt in index.prompts])
     rows = np.flatnonzero(prompts)
     asked = [index.prompts[row] for row in rows]
-    names = names_of(bank) | reading.masked_names([name])
-    said = [reading.words(answers[prompt], names) for prompt in asked]
-    bare = [reading.words(reading.plain(answers[prompt]), names) for prompt in asked]
+    mine = vectors(bank, index, [answers[prompt] for prompt in asked], name)
     families = index.families if own in index.families else (*index.families, own)
     products = {
         view.name: _with_row(
             index,
             view.name,
             rows,
-            index.reader.vectors(view, bare if view.plain else said),
+            mine[view.name],
             families.index(own),
         )
         for view in index.views
@@ -85,15 +83,43 @@ def join(
         models=(*index.models, name),
         families=families,
         products=products,
+        vectors={name: _at(kept, rows, len(index.prompts)) for name, kept in index.vectors.items()},
     )
     return replace(bank, models=(*bank.models, suspect)), joined
+
+
+def vectors(
+    bank: Bank, index: Index, answers: Sequence[str], name: str
+) -> dict[str, sparse.csr_matrix]:
+    """Return the vectors `[P, W]` of a suspect's answers by the name of a view.
+
+    Args:
+        bank: whose names are masked.
+        index: whose reader weighs the words.
+        answers: in the order of prompts.
+        name: the suspect's, which is masked, too.
+    """
+    names = names_of(bank) | reading.masked_names([name])
+    said = [reading.words(answer, names) for answer in answers]
+    bare = [reading.words(reading.plain(answer), names) for answer in answers]
+    return {
+        view.name: index.reader.vectors(view, bare if view.plain else said) for view in index.views
+    }
+
+
+def _at(kept: sparse.csr_matrix, rows: np.ndarray, prompts: int) -> sparse.csr_matrix:
+    """Return the rows of some prompts, of each teacher and family."""
+    if len(rows) == prompts:
+        return kept
+    first = np.arange(kept.shape[0] // prompts) * prompts
+    return kept[(first[:, None] + rows).ravel()]
 
 
 def _with_row(
     index: Index,
     view: str,
     rows: np.ndarray,
-    vectors: sparse.csr_matrix,
+    mine: sparse.csr_matrix,
     family: int,
 ) -> Products:
     """Return the products of one view at some prompts, the suspect's as the last model's."""
@@ -104,11 +130,11 @@ def _with_row(
     mine_PA = np.zeros((count, total), dtype=np.float32)
     for anchor in range(total):
         theirs = anchors[anchor * all_prompts + rows]
-        mine_PA[:, anchor] = np.asarray(theirs.multiply(vectors).sum(1)).ravel()
+        mine_PA[:, anchor] = np.asarray(theirs.multiply(mine).sum(1)).ravel()
     teachers = len(index.teachers)
     family_PNF = before.family_PNF[rows]
     mine_PF = mine_PA[:, teachers:]
-    there_P = np.diff(vectors.indptr) > 0
+    there_P = np.diff(mine.indptr) > 0
     if family >= family_PNF.shape[2]:  # a family of its own, which never has a vote
         family_PNF = np.concatenate(
             [family_PNF, np.zeros((*family_PNF.shape[:2], 1), dtype=np.float32)], axis=2

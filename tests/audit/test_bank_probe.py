@@ -71,6 +71,9 @@ def test_a_students_teacher_is_found_and_no_other(world, tmp_path):
         "contrast, after the first words",
         "contrast, long spans",
         "equality",
+        "attribution, 75 words",
+        "attribution, 75 words, format stripped",
+        "attribution, 20 words of answers that have as many",
         "self_identity",
     ]
 
@@ -103,6 +106,16 @@ def test_a_suspect_that_serves_a_teacher_is_found_to_be_it(world, tmp_path):
     equality = next(probe for probe in found.probes if probe.probe == "equality")
     assert equality.score == 1
     assert "100% of the answers" in equality.reason
+
+
+def test_a_classifier_is_asked_beside_it(world, tmp_path):
+    report = audit(world, tmp_path / "out")[0].report
+    shares = {
+        finding.group: next(p for p in finding.probes if p.probe == "attribution, 75 words").score
+        for finding in report.findings
+    }
+    assert set(shares) == {f"g{n}" for n in range(4)}
+    assert sum(shares.values()) == pytest.approx(1)  # nobody's words outlive a prompt here
 
 
 def test_exhibits_show_both_answers(world, tmp_path):

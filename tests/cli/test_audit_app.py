@@ -54,7 +54,8 @@ def test_help_of_every_verb_imports_no_torch():
 
 def test_the_examples_of_the_help_stand_a_line_each():
     shown = call("audit", "--help").stdout.splitlines()
-    assert sum(line.startswith("  audit probe --suspect ") for line in shown) == 2
+    assert sum(line.startswith("  audit probe --suspect ") for line in shown) == 3
+    assert "  audit validate --bank DIR" in shown
 
 
 def test_every_verb_and_option_explains_itself():
