@@ -58,7 +58,8 @@ class Ruling:
         rank_of: how many models that is, the suspect included.
         p_value: among unrelated pairs of all groups.
         p_own: among those of this group alone, and `p_own_floor`, below which it cannot be.
-        p_adjusted: after Holm's correction for the groups asked about.
+        p_adjusted: after Holm's correction for the groups that neither dates nor makers decide;
+            of those that they decide, the p-value as it is.
         log10_lr: of "derived from the group" to "not", bounded; None without known pairs.
         same_answers: share of prompts with the very same answer as a member, of those that both
             answer at length; None for too few.
@@ -106,8 +107,24 @@ def rule(
     asked = [k for k, group in enumerate(bank.groups) if group.name != suspect.group]
     scores_K = case.main.score_SK[place]
     known = [k for k in asked if not np.isnan(scores_K[k])]
-    adjusted = dict(zip(known, holm([float(case.p_SK[place, k]) for k in known]), strict=True))
-    return [_rule(bank, models, case, suspect, place, rules, k, adjusted, answered) for k in asked]
+    p_K = {k: float(case.p_SK[place, k]) for k in known}
+    # What dates or makers decide is no question of the answers, so it costs none of them power.
+    open_ = [k for k in known if not _decided_without(bank, suspect, k)]
+    adjusted = p_K | dict(zip(open_, holm([p_K[k] for k in open_]), strict=True))
+    return [
+        _rule(
+            *(bank, models, case, suspect, place, rules, k),
+            adjusted=adjusted.get(k, 1.0),
+            tests=len(open_),
+            answered=answered,
+        )
+        for k in asked
+    ]
+
+
+def _decided_without(bank: Bank, suspect: Model, group: int) -> bool:
+    """Tell whether a group cannot be SUPPORTED whatever the answers are like."""
+    return _before(suspect.published, bank.groups[group]) or bool(_one_maker(bank, suspect, group))
 
 
 def _rule(
@@ -118,7 +135,9 @@ def _rule(
     place: int,
     rules: Rules,
     group: int,
-    adjusted: dict[int, float],
+    *,
+    adjusted: float,
+    tests: int,
     answered: int,
 ) -> Ruling:
     name = bank.groups[group].name
@@ -132,9 +151,7 @@ def _rule(
             relation=OPEN,
             checks={},
         )
-    verdict, reason = _verdict(
-        bank, case, suspect, place, rules, group, adjusted[group], len(adjusted)
-    )
+    verdict, reason = _verdict(bank, case, suspect, place, rules, group, adjusted, tests)
     score = float(case.main.score_SK[place, group])
     unrelated_N = case.main.reference_NK[:, group][_compared(models, case, group)]
     return Ruling(
@@ -149,7 +166,7 @@ def _rule(
         p_value=float(case.p_SK[place, group]),
         p_own=float(case.own_SK[place, group]),
         p_own_floor=1 / (1 + float(case.main.votes_K[group])),
-        p_adjusted=adjusted[group],
+        p_adjusted=adjusted,
         log10_lr=None if case.ratio is None else case.ratio.of(score),
         same_answers=_number(case.same_SK[place, group]),
         checks={
@@ -198,7 +215,7 @@ def _verdict(
     rules: Rules,
     group: int,
     adjusted: float,
-    asked: int,
+    tests: int,
 ) -> tuple[Verdict, str]:
     this = bank.groups[group]
     if _before(suspect.published, this):
@@ -213,22 +230,22 @@ def _verdict(
             return Verdict.NOT_SUPPORTED, "unrelated models resemble their groups as much"
         if p_value > rules.alpha:
             return Verdict.INCONCLUSIVE, "few unrelated models resemble a group so much, but some"
-        return Verdict.INCONCLUSIVE, _uncorrected(case, rules, p_value, asked)
+        return Verdict.INCONCLUSIVE, _uncorrected(case, rules, p_value, tests)
     against = _against(bank, case, suspect, place, rules, group)
     if against:
         return Verdict.INCONCLUSIVE, against
     return Verdict.SUPPORTED, _strength(case, place, group, rules)
 
 
-def _uncorrected(case: Case, rules: Rules, p_value: float, asked: int) -> str:
+def _uncorrected(case: Case, rules: Rules, p_value: float, tests: int) -> str:
     """Return why a small p-value is not small enough, and whether any could be."""
     floor = 1 / (1 + float(case.main.votes_K.sum()))
-    if floor * asked > rules.alpha:
+    if floor * tests > rules.alpha:
         return (
             f"its p-value of {p_value:.4f} is small, but with so few reference models none can "
-            f"hold after correction for {asked} groups"
+            f"hold after correction for {tests} groups"
         )
-    return f"its p-value of {p_value:.4f} does not hold after correction for {asked} groups"
+    return f"its p-value of {p_value:.4f} does not hold after correction for {tests} groups"
 
 
 def _against(bank: Bank, case: Case, suspect: Model, place: int, rules: Rules, group: int) -> str:

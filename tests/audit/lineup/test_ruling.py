@@ -73,6 +73,17 @@ def test_adjusted_p_values_are_holms_over_the_groups_asked_about(world):
     assert rows[0].p_adjusted == pytest.approx(p[0] * len(rows))
 
 
+def test_groups_that_dates_or_makers_decide_cost_the_others_nothing(world):
+    bank = with_group(with_group(world[0], 1, launch=date(2024, 1, 1)), 2, vendor="mine")
+    suspect = replace(world[0].model(STUDENT), published=date(2023, 1, 1), family="mine")
+    first, late, sibling, other = judge(world, bank=bank, suspect=suspect)
+    p = sorted([first.p_value, other.p_value])
+    assert first.p_adjusted == pytest.approx(2 * p[0])
+    assert (late.p_adjusted, sibling.p_adjusted) == (late.p_value, sibling.p_value)
+    assert late.verdict is Verdict.NOT_SUPPORTED
+    assert sibling.verdict is not Verdict.SUPPORTED
+
+
 def test_a_suspect_that_answers_too_little_is_insufficient(world):
     for row in judge(world, answered=19):
         assert row.verdict is Verdict.INSUFFICIENT
