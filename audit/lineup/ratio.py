@@ -36,7 +36,7 @@ class Ratio:
 def fit(
     score_NK: Array, for_NK: Mask, against_NK: Mask, family: tuple[str, ...], *, least: int
 ) -> Ratio | None:
-    """Return the ratio of `for_NK` to `against_NK`, or None where too few families are known.
+    """Return the ratio of `for_NK` to `against_NK`, or None where too few are known.
 
     Args:
         score_NK: NaN where nothing is known.
@@ -44,6 +44,9 @@ def fit(
         against_NK: pairs of which the second holds.
         family: of each model.
         least: families that each side needs.
+
+    Returns:
+        None as well where known pairs of the first kind score no higher than the others.
     """
     sides = [pairs & ~np.isnan(score_NK) for pairs in (against_NK, for_NK)]
     families = [len({family[row] for row in np.nonzero(side)[0]}) for side in sides]
@@ -60,6 +63,8 @@ def fit(
         ]
     )
     model = LogisticRegression(C=1.0).fit(x, y, sample_weight=w)
+    if model.coef_[0, 0] <= 0:  # where known pairs speak against the score it speaks for nothing
+        return None
     return Ratio(
         slope=float(model.coef_[0, 0]) / math.log(10),
         offset=float(model.intercept_[0]) / math.log(10),

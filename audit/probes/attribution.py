@@ -10,7 +10,7 @@ Shapes: P prompts, T teachers, K groups, W hashed words.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -110,19 +110,11 @@ def result(found: Attributed | None, group: int, view: str) -> ProbeResult:
         f"{found.share_K[group]:.0%} of its answers are taken for this group's, and "
         f"{found.right_K[group]:.0%} of the group's own"
     )
-    made = _result(Verdict.INCONCLUSIVE, reason, view, found.prompts)
-    return ProbeResult(
-        probe=made.probe,
-        needs=made.needs,
-        verdict=made.verdict,
-        reason=reason,
-        null=NULL,
-        unit=UNIT,
-        n_prompts=found.prompts,
+    return replace(
+        _result(Verdict.INCONCLUSIVE, reason, view, found.prompts),
         score=float(found.share_K[group]),
         rank=rank,
         rank_of=len(found.share_K),
-        cannot_say=CANNOT_SAY,
     )
 
 

@@ -6,6 +6,7 @@ themselves is counted beside it, and no finding rests on it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from audit.evidence import Member, ProbeResult, Verdict
 from audit.lineup.case import wilson
@@ -85,15 +86,8 @@ def examine(
         f"{counts[suspect]} of {asked[suspect]} answers say so; {above} of {len(others)} unrelated "
         "models say so as often"
     )
-    result = _result(asked[suspect], Verdict.INCONCLUSIVE, reason)
-    return ProbeResult(
-        probe=NAME,
-        needs="text",
-        verdict=result.verdict,
-        reason=reason,
-        null=NULL,
-        unit=UNIT,
-        n_prompts=asked[suspect],
+    return replace(
+        _result(asked[suspect], Verdict.INCONCLUSIVE, reason),
         score=share[suspect],
         low=low,
         high=high,
@@ -103,7 +97,6 @@ def examine(
             Member(name=n, role="suspect" if n == suspect else "reference", score=value)
             for n, value in share.items()
         ),
-        cannot_say=CANNOT_SAY,
     )
 
 

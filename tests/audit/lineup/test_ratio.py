@@ -137,3 +137,8 @@ def test_a_score_in_the_middle_of_equal_sides_says_nothing():
     assert made.of(0.0) == pytest.approx(0.0, abs=1e-4)
     assert made.of(2.0) == pytest.approx(-made.of(-2.0), abs=1e-4)
     assert made.of(0.5) > 0.05
+
+
+def test_known_pairs_that_speak_against_the_score_give_no_ratio():
+    assert ratio_of(AGAINST[:6], FOR) is None
+    assert ratio_of((1.0,) * 6, (1.0,) * 6) is None
