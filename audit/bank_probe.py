@@ -6,7 +6,7 @@ related, and which known students would have been caught.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from audit.bank_findings import UNIT, findings
 from audit.config import AuditConfig
 from audit.errors import ConfigError, InputError
 from audit.evidence import (
+    Body,
     Controls,
-    Finding,
     KnownStudent,
     Material,
     NotRun,
@@ -57,29 +57,6 @@ NOT_RUN = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Examined:
-    """What an audit against a bank found.
-
-    Attributes:
-        suspect: as the report names it.
-        findings: one a group.
-        controls: what the error rates are of.
-        rates: of p-values among documented negatives.
-        students: known students in the suspect's place.
-        power: in one sentence a probe.
-        materials: what was read.
-    """
-
-    suspect: Suspect
-    findings: tuple[Finding, ...]
-    controls: Controls
-    rates: tuple[Rate, ...]
-    students: tuple[KnownStudent, ...]
-    power: tuple[Power, ...]
-    materials: tuple[Material, ...]
-
-
 def materials(config: AuditConfig) -> tuple[Material, ...]:
     """Return a line for each file or bank the audit reads.
 
@@ -112,7 +89,7 @@ def _pin(path: str) -> str:
     return file_digest(where)
 
 
-def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Progress) -> Examined:
+def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Progress) -> Body:
     """Return what the bank says of the suspect.
 
     Raises:
@@ -140,7 +117,8 @@ def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Prog
         family=config.suspect_family,
         published=date.fromisoformat(config.suspect_date) if config.suspect_date else None,
     )
-    models, facts = case.lineup(bank, index, config.min_prompts)
+    facts = known.facts(bank)
+    models = case.lineup(bank, index, facts, config.min_prompts)
     rules = Rules(alpha=config.alpha)
     row = len(bank.models) - 1
     left_out = _left_out(bank, config)
@@ -149,16 +127,17 @@ def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Prog
     rulings = rule(bank, models, found, bank.models[row], 0, rules, answered=len(index.prompts))
     asked = _asked(config, rulings)
     students = _known_students(bank, models, facts, left_out, rules, len(index.prompts), progress)
-    return Examined(
+    return Body(
         suspect=Suspect(
             name=Path(config.suspect).name, kind="responses file", sha256=_pin(config.suspect)
         ),
+        propositions=PROPOSITIONS,
         findings=tuple(findings(bank, index, models, found, asked, given, config.seed)),
         controls=Controls(description=CONTROLS, findings=(), matched=(), unmatched=()),
-        rates=tuple(Rate(**asdict(one)) for one in found.strata),
-        students=students,
         power=(_power(students, len(index.prompts)),),
-        materials=materials(config),
+        not_run=NOT_RUN,
+        error_rates=tuple(Rate(**asdict(one)) for one in found.strata),
+        known_students=students,
     )
 
 
@@ -230,7 +209,7 @@ def _left_out(bank: Bank, config: AuditConfig) -> frozenset[str]:
 def _known_students(
     bank: Bank,
     models: Lineup,
-    facts: case.Known,
+    facts: known.Facts,
     left_out: frozenset[str],
     rules: Rules,
     answered: int,

@@ -204,6 +204,20 @@ class Suspect:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class Body:
+    """What an audit found, before it is dated and pinned as a report."""
+
+    suspect: Suspect
+    propositions: tuple[str, str]
+    findings: tuple[Finding, ...]
+    controls: Controls
+    power: tuple[Power, ...]
+    not_run: tuple[NotRun, ...]
+    error_rates: tuple[Rate, ...] = ()
+    known_students: tuple[KnownStudent, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Report:
     """A whole audit."""
 

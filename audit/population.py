@@ -67,6 +67,17 @@ def references_needed(alpha: float) -> int:
     return math.ceil(1 / alpha - 1e-9) - 1
 
 
+def wilson(hits: float, total: float, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return Wilson's 95 % interval (1927) of a share; hits may be fractions of votes."""
+    if total <= 0:
+        return 0.0, 1.0
+    share = hits / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total**2)) ** 0.5
+    # At the ends rounding leaves a residue where there is none.
+    return (0.0 if hits == 0 else middle - half), (1.0 if hits == total else middle + half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p-values, in the order given: the chance of any false finding."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])

@@ -18,8 +18,18 @@ from audit import bank_probe, evidence, strict_yaml
 from audit.attest import digest
 from audit.collect import Desk
 from audit.config import AuditConfig
-from audit.errors import AuditError
-from audit.evidence import Controls, NotRun, Power, ProbeResult, Report, Suspect, Verdict
+from audit.evidence import (
+    Body,
+    Controls,
+    Material,
+    NotRun,
+    Power,
+    ProbeResult,
+    Report,
+    Suspect,
+    Verdict,
+)
+from audit.files import write_text
 from audit.lineup.index import cache_directory
 from audit.matching import matched
 from audit.parties import Party, gather, held_out_prompts
@@ -50,7 +60,7 @@ LIMITS = (
     "vendor, about intent, or about what any terms allow.",
     "Likeness has no direction, and a third model may have taught both; shared public data, shared "
     "base weights, and serving the teacher itself are other explanations, which this audit does "
-    "not test.",
+    "not exclude.",
     "The likelihood ratio is bounded by the number of models compared: with few of them it stays "
     "small however clear the difference is.",
 )
@@ -76,20 +86,66 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     Raises:
         AuditError: and its kin; what was collected is kept.
     """
-    if config.bank is not None:
-        return _against_bank(config, out, command=command, say=say, progress=progress)
-    parties = gather(config)
-    suspect = next(party for party in parties if party.role == "suspect")
-    prompts, prompts_material = held_out_prompts(config, suspect)
-    materials = [*materials_of(parties), *prompts_material]
+    parties = gather(config) if config.bank is None else []
+    prompts, materials = _materials(config, parties)
     key = digest([asdict(config), [asdict(material) for material in materials], _version()])
     kept = _kept(out, key)
     if kept is not None:
         say(f"{out} is finished already; nothing to do")
         return Outcome(out=out, report=kept, reused=True)
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "audit.yaml", strict_yaml.dump(config))
-    desk = Desk(config, out / "responses", prompts, progress)
+    if config.bank is None:
+        write_text(out / "audit.yaml", strict_yaml.dump(config))
+        body = _among_controls(config, out, parties, prompts, progress)
+    else:
+        body = bank_probe.examine(config, cache=cache_directory(), say=say, progress=progress)
+        write_text(out / "audit.yaml", strict_yaml.dump(config))
+    report = Report(
+        tool=f"spiritsafe {_version()}",
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        suspect=body.suspect,
+        propositions=body.propositions,
+        settings={**_settings(config), "key": key},
+        findings=body.findings,
+        controls=body.controls,
+        power=body.power,
+        not_run=body.not_run,
+        materials=tuple(materials),
+        limits=LIMITS,
+        error_rates=body.error_rates,
+        known_students=body.known_students,
+        command=command,
+        packages=_versions(),
+    )
+    write_text(out / "report.html", render(report))
+    text = json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False)
+    write_text(out / "report.json", text)
+    return Outcome(out=out, report=report, reused=False)
+
+
+def _materials(
+    config: AuditConfig, parties: Sequence[Party]
+) -> tuple[Sequence[Response], Sequence[Material]]:
+    """Return the held-out prompts, where the audit has its own, and all that it reads."""
+    if config.bank is not None:
+        return [], bank_probe.materials(config)
+    prompts, material = held_out_prompts(config, _suspect_of(parties))
+    return prompts, [*materials_of(parties), *material]
+
+
+def _suspect_of(parties: Sequence[Party]) -> Party:
+    return next(party for party in parties if party.role == "suspect")
+
+
+def _among_controls(
+    config: AuditConfig,
+    out: Path,
+    parties: Sequence[Party],
+    prompts: Sequence[Response],
+    progress: Progress,
+) -> Body:
+    """Compare the suspect with controls and references that were named one by one."""
+    suspect = _suspect_of(parties)
+    desk = Desk(config, out / "responses", list(prompts), progress)
     answers = {party.name: desk.answers(party) for party in parties}
     gains, not_run = _gains(config, parties, prompts, answers, progress)
     questions, control_questions = _questions(config, parties, prompts, answers, gains)
@@ -100,12 +156,9 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     )
     if facts.unmatched:
         findings = [_capped(finding) for finding in findings]
-    report = Report(
-        tool=f"spiritsafe {_version()}",
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    return Body(
         suspect=_suspect(config, suspect),
         propositions=PROPOSITIONS,
-        settings={**_settings(config), "key": key},
         findings=tuple(findings[: len(questions)]),
         controls=Controls(
             description=CONTROLS,
@@ -115,49 +168,7 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
         ),
         power=_power(config, questions),
         not_run=tuple(not_run),
-        materials=tuple(materials),
-        limits=LIMITS,
-        command=command,
-        packages=_versions(),
     )
-    _write(out / "report.html", render(report))
-    _write(out / "report.json", json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False))
-    return Outcome(out=out, report=report, reused=False)
-
-
-def _against_bank(
-    config: AuditConfig, out: Path, *, command: str, say: Say, progress: Progress
-) -> Outcome:
-    """Carry out an audit of answers against a bank."""
-    materials = bank_probe.materials(config)
-    key = digest([asdict(config), [asdict(material) for material in materials], _version()])
-    kept = _kept(out, key)
-    if kept is not None:
-        say(f"{out} is finished already; nothing to do")
-        return Outcome(out=out, report=kept, reused=True)
-    found = bank_probe.examine(config, cache=cache_directory(), say=say, progress=progress)
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "audit.yaml", strict_yaml.dump(config))
-    report = Report(
-        tool=f"spiritsafe {_version()}",
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        suspect=found.suspect,
-        propositions=bank_probe.PROPOSITIONS,
-        settings={**_settings(config), "key": key},
-        findings=found.findings,
-        controls=found.controls,
-        power=found.power,
-        not_run=bank_probe.NOT_RUN,
-        materials=found.materials,
-        limits=LIMITS,
-        error_rates=found.rates,
-        known_students=found.students,
-        command=command,
-        packages=_versions(),
-    )
-    _write(out / "report.html", render(report))
-    _write(out / "report.json", json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False))
-    return Outcome(out=out, report=report, reused=False)
 
 
 def _gains(
@@ -371,16 +382,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        # A lone surrogate in an answer, which UTF-8 cannot carry, becomes its JSON escape.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise AuditError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another --out."
-        ) from error

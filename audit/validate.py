@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from audit.bank import Bank, load
-from audit.errors import AuditError
+from audit.files import write_text
 from audit.lineup import case, index, known, reading, ruling
-from audit.lineup.case import Case, Stratum
+from audit.lineup.case import Stratum
 from audit.lineup.ruling import Rules, Ruling
 from audit.lineup.standing import Lineup
 from audit.report.validation import render
@@ -25,7 +25,6 @@ from audit.validation.judged import Judged, Validation
 from audit.validation.rates import confusion, rates
 
 SCHEMA = "spiritsafe.validation/1"
-LEVELS = (0.05, 0.01)
 COLUMNS = (
     *("suspect", "teacher_group", "score", "rank", "p_value", "p_adjusted", "log10_lr"),
     *("verdict", "relation"),
@@ -67,7 +66,8 @@ def validate(
         cache=cache,
         tell=lambda done, steps: progress("comparing answers", done, steps, "steps"),
     )
-    models, facts = case.lineup(bank, made, least_prompts)
+    facts = known.facts(bank)
+    models = case.lineup(bank, made, facts, least_prompts)
     say(
         f"{len(bank.models)} models of {len(set(models.family))} families, {len(bank.groups)} "
         f"groups of teachers, {len(made.prompts)} prompts"
@@ -106,7 +106,7 @@ def validate(
 def _judge(
     bank: Bank,
     models: Lineup,
-    facts: case.Known,
+    facts: known.Facts,
     family: str,
     rules: Rules,
     answered_N: np.ndarray,
@@ -114,7 +114,7 @@ def _judge(
     """Return the findings on every model of one family."""
     rows = [row for row, name in enumerate(models.family) if name == family]
     own = frozenset({family})
-    found: Case = case.examine(models, facts, rows, own | known.relatives(bank, own))
+    found = case.examine(models, facts, rows, own | known.relatives(bank, own))
     judged: list[Ruling] = []
     for place, row in enumerate(rows):
         answered = int(answered_N[row])
@@ -141,7 +141,7 @@ def _beside_truth(bank: Bank, rulings: list[Ruling]) -> list[Judged]:
 
 
 def _calibration(
-    models: Lineup, facts: case.Known, bank: Bank, judged: list[Judged]
+    models: Lineup, facts: known.Facts, bank: Bank, judged: list[Judged]
 ) -> tuple[Stratum, ...]:
     """Return how p-values of documented negatives fell, in all of them and by stratum."""
     row = {model.name: number for number, model in enumerate(bank.models)}
@@ -153,7 +153,7 @@ def _calibration(
     return tuple(
         case.stratum(name, p_NK, part_NK, models.family, alpha)
         for name, part_NK in case.parts(facts, ~np.isnan(p_NK)).items()
-        for alpha in LEVELS
+        for alpha in case.LEVELS
     )
 
 
@@ -167,16 +167,8 @@ def _write(found: Validation, out: Path) -> None:
         "metrics.json": json.dumps(found.metrics, indent=1, ensure_ascii=False) + "\n",
         "validation.html": render(found),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            partial = out / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-            partial.replace(out / name)
-    except OSError as error:
-        raise AuditError(
-            f"cannot write {out}: {error.strerror or error}; free space or choose another --out."
-        ) from error
+    for name, text in texts.items():
+        write_text(out / name, text)
 
 
 def table(found: Validation) -> str:

@@ -5,15 +5,18 @@ Shapes: N models, K groups, S suspects.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 
 from audit.bank import Bank
-from audit.lineup import known, ratio, reading, standing
+from audit.lineup import ratio, reading, standing
 from audit.lineup.index import Index
+from audit.lineup.known import Facts
 from audit.lineup.ratio import Ratio
 from audit.lineup.standing import Array, Lineup, Mask, Standing
+from audit.population import wilson
+
+LEVELS = (0.05, 0.01)  # at which p-values of known unrelated pairs are counted
 
 # Checks of the deciding score: the same question of other readings of the same answers.
 CHECKS = {
@@ -22,36 +25,6 @@ CHECKS = {
     "after the first words": reading.BODY,
     "long spans": reading.SPANS,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
-    """What documents say of the models of a line-up.
-
-    Attributes:
-        truths: by word, which pairs it holds of: bool `[N, K]`.
-        relation: of each model.
-        role: of each model.
-        published: of each model, where known.
-        launch: of each group, where known.
-        vendor: of each group.
-    """
-
-    truths: Mapping[str, Mask]
-    relation: tuple[str, ...]
-    role: tuple[str, ...]
-    published: tuple[date | None, ...]
-    launch: tuple[date | None, ...]
-    vendor: tuple[str, ...]
-
-    def impossible(self) -> Mask:
-        """Return the pairs `[N, K]` whose model was there before the group was."""
-        return np.array(
-            [
-                [made is not None and out is not None and made < out for out in self.launch]
-                for made in self.published
-            ]
-        ).reshape(len(self.published), len(self.launch))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +60,6 @@ class Case:
     """Suspects of one family, everything about them computed without that family's labels.
 
     Attributes:
-        suspects: rows of the line-up.
         left_out: families that are no references.
         main: by the views that decide.
         p_SK: its p-values. For groups of a maker whose unrelated pairs have small ones too often
@@ -104,7 +76,6 @@ class Case:
         strata: of the references' own p-values, before and after that correction.
     """
 
-    suspects: tuple[int, ...]
     left_out: frozenset[str]
     main: Standing
     p_SK: Array
@@ -118,30 +89,20 @@ class Case:
     strata: tuple[Stratum, ...]
 
 
-def lineup(bank: Bank, index: Index, least_prompts: int) -> tuple[Lineup, Known]:
-    """Return the models of a bank, side by side, and what is documented of them."""
-    truths = known.truths(bank)
+def lineup(bank: Bank, index: Index, facts: Facts, least_prompts: int) -> Lineup:
+    """Return the models of a bank, side by side."""
     column = {name: number for number, name in enumerate(index.teachers)}
-    made = Lineup(
+    return Lineup(
         products=index.products,
         family=tuple(model.family for model in bank.models),
         groups=tuple(tuple(column[name] for name in group.members) for group in bank.groups),
-        negative_NK=truths["negative"],
+        negative_NK=facts.truths["negative"],
         least_prompts=least_prompts,
     )
-    facts = Known(
-        truths=truths,
-        relation=tuple(model.relation for model in bank.models),
-        role=tuple(model.role for model in bank.models),
-        published=tuple(model.published for model in bank.models),
-        launch=tuple(group.launch for group in bank.groups),
-        vendor=tuple(group.vendor for group in bank.groups),
-    )
-    return made, facts
 
 
 def examine(
-    models: Lineup, facts: Known, suspects: Sequence[int], left_out: frozenset[str]
+    models: Lineup, facts: Facts, suspects: Sequence[int], left_out: frozenset[str]
 ) -> Case:
     """Return the case of `suspects`, whose families are among `left_out`."""
     main = standing.stand(models, [v.name for v in reading.DECIDING], suspects, left_out)
@@ -154,12 +115,10 @@ def examine(
     same_KK = np.array([[a == b for b in facts.vendor] for a in facts.vendor])
     before = strata(models, facts, main.reference_NK, same_KK, None)
     failing = frozenset(one.name for one in before if one.fails)
-    too_small_K = np.array([_of_maker(vendor) in failing for vendor in facts.vendor])
     after = strata(models, facts, main.reference_NK, same_KK, failing)
     main_SK = main.p_values()
-    p_SK = np.where(too_small_K, np.fmax(main_SK, main.p_values(same_KK)), main_SK)
+    p_SK = np.where(_too_small(facts, failing), np.fmax(main_SK, main.p_values(same_KK)), main_SK)
     return Case(
-        suspects=tuple(suspects),
         left_out=left_out,
         main=main,
         p_SK=p_SK,
@@ -190,7 +149,7 @@ def same_answers(models: Lineup) -> Array:
     return np.stack([standing.best(share_NT[:, list(g)]) for g in models.groups], axis=1)
 
 
-def _ratio(models: Lineup, facts: Known, main: Standing) -> Ratio | None:
+def _ratio(models: Lineup, facts: Facts, main: Standing) -> Ratio | None:
     """Return the likelihood ratio of related to unrelated."""
     return ratio.fit(
         main.reference_NK,
@@ -201,7 +160,7 @@ def _ratio(models: Lineup, facts: Known, main: Standing) -> Ratio | None:
     )
 
 
-def _weights(models: Lineup, facts: Known, body: Standing) -> Ratio | None:
+def _weights(models: Lineup, facts: Facts, body: Standing) -> Ratio | None:
     """Return the likelihood ratio of the same weights to training on outputs."""
     derived_N1 = np.array([relation == "derivative" for relation in facts.relation])[:, None]
     return ratio.fit(
@@ -217,8 +176,13 @@ def _of_maker(vendor: str) -> str:
     return f"groups of {vendor}"
 
 
+def _too_small(facts: Facts, failing: frozenset[str]) -> Mask:
+    """Return the groups `[K]` of makers whose stratum is among the failing."""
+    return np.array([_of_maker(vendor) in failing for vendor in facts.vendor])
+
+
 def strata(
-    models: Lineup, facts: Known, score_NK: Array, same_KK: Mask, failing: frozenset[str] | None
+    models: Lineup, facts: Facts, score_NK: Array, same_KK: Mask, failing: frozenset[str] | None
 ) -> tuple[Stratum, ...]:
     """Return how references' own p-values fall: all, by maker, human-data controls, by date.
 
@@ -231,17 +195,16 @@ def strata(
     """
     p_NK = reference_p(models, score_NK, np.ones_like(same_KK))
     if failing:
-        too_small_K = np.array([_of_maker(vendor) in failing for vendor in facts.vendor])
         among_NK = reference_p(models, score_NK, same_KK)
-        p_NK = np.where(too_small_K, np.fmax(p_NK, among_NK), p_NK)
+        p_NK = np.where(_too_small(facts, failing), np.fmax(p_NK, among_NK), p_NK)
     return tuple(
         stratum(name, p_NK, part_NK, models.family, alpha, corrected=failing is not None)
         for name, part_NK in parts(facts, ~np.isnan(p_NK)).items()
-        for alpha in (0.05, 0.01)
+        for alpha in LEVELS
     )
 
 
-def parts(facts: Known, there_NK: Mask) -> dict[str, Mask]:
+def parts(facts: Facts, there_NK: Mask) -> dict[str, Mask]:
     """Return the strata: all pairs, human-data controls, certain by date, each maker's groups."""
     control_N1 = np.array([role == "control" for role in facts.role])[:, None]
     found = {
@@ -299,14 +262,3 @@ def stratum(
         high=high,
         corrected=corrected,
     )
-
-
-def wilson(hits: float, total: float, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return Wilson's 95 % interval (1927) of a share; hits may be fractions of votes."""
-    if total <= 0:
-        return 0.0, 1.0
-    share = hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total**2)) ** 0.5
-    # At the ends rounding leaves a residue where there is none.
-    return (0.0 if hits == 0 else middle - half), (1.0 if hits == total else middle + half)

@@ -1,4 +1,11 @@
-"""What a bank's tables say of pairs of a model and a group, where `pairs.csv` does not say it."""
+"""What documents say of the models of a bank: who taught whom, and who was there before whom.
+
+Shapes: N models, K groups.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
@@ -7,6 +14,49 @@ from audit.lineup.standing import Mask
 
 # Relations whose documents name every teacher, so that no other group is one.
 _DOCUMENTED = ("none", "single", "mixed", "derivative", "edited")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What documents say of the models of a line-up.
+
+    Attributes:
+        truths: by word, which pairs it holds of: bool `[N, K]`.
+        relation: of each model.
+        role: of each model.
+        published: of each model, where known.
+        launch: of each group, where known.
+        vendor: of each group.
+    """
+
+    truths: Mapping[str, Mask]
+    relation: tuple[str, ...]
+    role: tuple[str, ...]
+    published: tuple[date | None, ...]
+    launch: tuple[date | None, ...]
+    vendor: tuple[str, ...]
+
+    def impossible(self) -> Mask:
+        """Return the pairs `[N, K]` whose model was there before the group was."""
+        rows = [[before(made, launch) for launch in self.launch] for made in self.published]
+        return np.array(rows, dtype=bool).reshape(len(self.published), len(self.launch))
+
+
+def facts(bank: Bank) -> Facts:
+    """Return what is documented of a bank's models and groups, in their order."""
+    return Facts(
+        truths=truths(bank),
+        relation=tuple(model.relation for model in bank.models),
+        role=tuple(model.role for model in bank.models),
+        published=tuple(model.published for model in bank.models),
+        launch=tuple(group.launch for group in bank.groups),
+        vendor=tuple(group.vendor for group in bank.groups),
+    )
+
+
+def before(made: date | None, launch: date | None) -> bool:
+    """Tell whether something was certainly there before something else was launched."""
+    return made is not None and launch is not None and made < launch
 
 
 def truth(bank: Bank, model: Model, group: Group) -> str:

@@ -8,13 +8,13 @@ calibrated for groups of that maker. Whatever is lacking is the reason for less.
 """
 
 from dataclasses import dataclass
-from datetime import date
 
 import numpy as np
 
 from audit.bank import Bank, Group, Model
 from audit.evidence import Verdict
 from audit.lineup.case import Case
+from audit.lineup.known import before
 from audit.lineup.standing import LEAST_FAMILIES, Lineup
 from audit.population import holm, references_needed
 
@@ -104,84 +104,31 @@ def rule(
         rules: what a finding needs.
         answered: prompts it answers.
     """
-    asked = [k for k, group in enumerate(bank.groups) if group.name != suspect.group]
-    scores_K = case.main.score_SK[place]
-    known = [k for k in asked if not np.isnan(scores_K[k])]
-    p_K = {k: float(case.p_SK[place, k]) for k in known}
-    # What dates or makers decide is no question of the answers, so it costs none of them power.
-    open_ = [k for k in known if not _decided_without(bank, suspect, k)]
-    adjusted = p_K | dict(zip(open_, holm([p_K[k] for k in open_]), strict=True))
-    return [
-        _rule(
-            *(bank, models, case, suspect, place, rules, k),
-            adjusted=adjusted.get(k, 1.0),
-            tests=len(open_),
-            answered=answered,
+    asked = [
+        _Question(
+            bank=bank,
+            models=models,
+            case=case,
+            suspect=suspect,
+            place=place,
+            rules=rules,
+            number=number,
+            lacking=_lacking(models, case, place, rules, number, answered),
         )
-        for k in asked
+        for number, group in enumerate(bank.groups)
+        if group.name != suspect.group
     ]
-
-
-def _decided_without(bank: Bank, suspect: Model, group: int) -> bool:
-    """Tell whether a group cannot be SUPPORTED whatever the answers are like."""
-    return _before(suspect.published, bank.groups[group]) or bool(_one_maker(bank, suspect, group))
-
-
-def _rule(
-    bank: Bank,
-    models: Lineup,
-    case: Case,
-    suspect: Model,
-    place: int,
-    rules: Rules,
-    group: int,
-    *,
-    adjusted: float,
-    tests: int,
-    answered: int,
-) -> Ruling:
-    name = bank.groups[group].name
-    lacking = _lacking(models, case, place, rules, group, answered)
-    if lacking:
-        return Ruling(
-            suspect=suspect.name,
-            group=name,
-            verdict=Verdict.INSUFFICIENT,
-            reason=lacking,
-            relation=OPEN,
-            checks={},
-        )
-    verdict, reason = _verdict(bank, case, suspect, place, rules, group, adjusted, tests)
-    score = float(case.main.score_SK[place, group])
-    unrelated_N = case.main.reference_NK[:, group][_compared(models, case, group)]
-    return Ruling(
-        suspect=suspect.name,
-        group=name,
-        verdict=verdict,
-        reason=reason,
-        relation=_relation(case, place, rules, group, verdict, reason),
-        score=score,
-        rank=1 + int((unrelated_N >= score).sum()),
-        rank_of=1 + len(unrelated_N),
-        p_value=float(case.p_SK[place, group]),
-        p_own=float(case.own_SK[place, group]),
-        p_own_floor=1 / (1 + float(case.main.votes_K[group])),
-        p_adjusted=adjusted,
-        log10_lr=None if case.ratio is None else case.ratio.of(score),
-        same_answers=_number(case.same_SK[place, group]),
-        checks={
-            check: (
-                _number(found.score_SK[place, group]),
-                _number(case.check_SK[check][place, group]),
-            )
-            for check, found in case.checks.items()
-        },
+    # What dates or makers decide is no question of the answers, so it costs none of them power.
+    tested = [one for one in asked if not one.lacking and not one.decided_without()]
+    adjusted = dict(
+        zip((one.number for one in tested), holm([one.p_value for one in tested]), strict=True)
     )
-
-
-def _compared(models: Lineup, case: Case, group: int) -> np.ndarray:
-    """Return which models the suspects are ranked among for a group: bool `[N]`."""
-    return models.negative_NK[:, group] & ~np.isnan(case.main.reference_NK[:, group])
+    return [
+        one.insufficient()
+        if one.lacking
+        else one.ruling(adjusted.get(one.number, one.p_value), len(tested))
+        for one in asked
+    ]
 
 
 def _lacking(
@@ -207,130 +154,184 @@ def _lacking(
     return ""
 
 
-def _verdict(
-    bank: Bank,
-    case: Case,
-    suspect: Model,
-    place: int,
-    rules: Rules,
-    group: int,
-    adjusted: float,
-    tests: int,
-) -> tuple[Verdict, str]:
-    this = bank.groups[group]
-    if _before(suspect.published, this):
-        return (
-            Verdict.NOT_SUPPORTED,
-            f"its answers were public by {suspect.published}, before the group's launch on "
-            f"{this.launch}",
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    """One suspect and one group; `number` is the group's, `lacking` what an answer would need."""
+
+    bank: Bank
+    models: Lineup
+    case: Case
+    suspect: Model
+    place: int
+    rules: Rules
+    number: int
+    lacking: str
+
+    @property
+    def group(self) -> Group:
+        return self.bank.groups[self.number]
+
+    @property
+    def score(self) -> float:
+        return float(self.case.main.score_SK[self.place, self.number])
+
+    @property
+    def p_value(self) -> float:
+        return float(self.case.p_SK[self.place, self.number])
+
+    def insufficient(self) -> Ruling:
+        return Ruling(
+            suspect=self.suspect.name,
+            group=self.group.name,
+            verdict=Verdict.INSUFFICIENT,
+            reason=self.lacking,
+            relation=OPEN,
+            checks={},
         )
-    p_value = case.p_SK[place, group]
-    if adjusted > rules.alpha:
-        if p_value > rules.clear:
-            return Verdict.NOT_SUPPORTED, "unrelated models resemble their groups as much"
-        if p_value > rules.alpha:
-            return Verdict.INCONCLUSIVE, "few unrelated models resemble a group so much, but some"
-        return Verdict.INCONCLUSIVE, _uncorrected(case, rules, p_value, tests)
-    against = _against(bank, case, suspect, place, rules, group)
-    if against:
-        return Verdict.INCONCLUSIVE, against
-    return Verdict.SUPPORTED, _strength(case, place, group, rules)
 
-
-def _uncorrected(case: Case, rules: Rules, p_value: float, tests: int) -> str:
-    """Return why a small p-value is not small enough, and whether any could be."""
-    floor = 1 / (1 + float(case.main.votes_K.sum()))
-    if floor * tests > rules.alpha:
-        return (
-            f"its p-value of {p_value:.4f} is small, but with so few reference models none can "
-            f"hold after correction for {tests} groups"
+    def ruling(self, adjusted: float, tests: int) -> Ruling:
+        """Return the finding, given the p-value after correction for so many tests."""
+        case, at = self.case, (self.place, self.number)
+        verdict, reason = self._verdict(adjusted, tests)
+        known_N = case.main.reference_NK[:, self.number]
+        unrelated_R = known_N[self.models.negative_NK[:, self.number] & ~np.isnan(known_N)]
+        return Ruling(
+            suspect=self.suspect.name,
+            group=self.group.name,
+            verdict=verdict,
+            reason=reason,
+            relation=self._relation(verdict),
+            score=self.score,
+            rank=1 + int((unrelated_R >= self.score).sum()),
+            rank_of=1 + len(unrelated_R),
+            p_value=self.p_value,
+            p_own=float(case.own_SK[at]),
+            p_own_floor=1 / (1 + float(case.main.votes_K[self.number])),
+            p_adjusted=adjusted,
+            log10_lr=None if case.ratio is None else case.ratio.of(self.score),
+            same_answers=_number(case.same_SK[at]),
+            checks={
+                check: (_number(found.score_SK[at]), _number(case.check_SK[check][at]))
+                for check, found in case.checks.items()
+            },
         )
-    return f"its p-value of {p_value:.4f} does not hold after correction for {tests} groups"
 
+    def decided_without(self) -> bool:
+        """Tell whether the group cannot be SUPPORTED whatever the answers are like."""
+        return self._impossible() or self._of_one_maker() or self._own_is_older()
 
-def _against(bank: Bank, case: Case, suspect: Model, place: int, rules: Rules, group: int) -> str:
-    """Return why a likeness that is beyond chance is still no finding, or an empty text."""
-    return (
-        _one_maker(bank, suspect, group)
-        or _rival(bank, case, suspect, place, rules, group)
-        or _vanishes(case, place, rules, group)
-        or _not_calibrated(case)
-    )
+    def _impossible(self) -> bool:
+        return before(self.suspect.published, self.group.launch)
 
+    def _own(self) -> Group | None:
+        groups = self.bank.groups
+        return next((group for group in groups if group.name == self.suspect.group), None)
 
-def _one_maker(bank: Bank, suspect: Model, group: int) -> str:
-    this = bank.groups[group]
-    own = next((other for other in bank.groups if other.name == suspect.group), None)
-    if this.vendor in (suspect.family, None if own is None else own.vendor):
-        return "both are of one maker; siblings resemble each other without being students"
-    if own is not None and own.launch and this.launch and own.launch < this.launch:
-        return (
-            f"its own group was launched first ({own.launch}, the other {this.launch}), and "
-            "likeness has no direction"
-        )
-    return ""
+    def _of_one_maker(self) -> bool:
+        own = self._own()
+        return self.group.vendor in (self.suspect.family, None if own is None else own.vendor)
 
+    def _own_is_older(self) -> bool:
+        own = self._own()
+        return own is not None and before(own.launch, self.group.launch)
 
-def _rival(bank: Bank, case: Case, suspect: Model, place: int, rules: Rules, group: int) -> str:
-    """Return which other group is about as likely, or an empty text."""
-    this, scores_K = bank.groups[group], case.main.score_SK[place]
-    for other, rival in enumerate(bank.groups):
-        ahead = scores_K[group] - scores_K[other]
-        if other == group or np.isnan(ahead):
-            continue
-        if rival.vendor != this.vendor and ahead < rules.margin:
+    def _verdict(self, adjusted: float, tests: int) -> tuple[Verdict, str]:
+        if self._impossible():
             return (
-                f"it resembles {rival.name} of another maker as much (scores "
-                f"{scores_K[other]:.2f} and {scores_K[group]:.2f}; a margin of "
-                f"{rules.margin:g} is needed)"
+                Verdict.NOT_SUPPORTED,
+                f"its answers were public by {self.suspect.published}, before the group's launch "
+                f"on {self.group.launch}",
             )
-        if rival.vendor == this.vendor and ahead < 0 and rival.name != suspect.group:
-            return f"it resembles {rival.name} of the same maker more"
-    return ""
+        if adjusted > self.rules.alpha:
+            return self._ordinary(tests)
+        against = self._siblings() or self._rival() or self._vanishes() or self._not_calibrated()
+        if against:
+            return Verdict.INCONCLUSIVE, against
+        return Verdict.SUPPORTED, self._strength()
 
+    def _ordinary(self, tests: int) -> tuple[Verdict, str]:
+        """Return what is said of a p-value that is not small, or not small enough."""
+        if self.p_value > self.rules.clear:
+            return Verdict.NOT_SUPPORTED, "unrelated models resemble their groups as much"
+        if self.p_value > self.rules.alpha:
+            return Verdict.INCONCLUSIVE, "few unrelated models resemble a group so much, but some"
+        floor = 1 / (1 + float(self.case.main.votes_K.sum()))
+        if floor * tests > self.rules.alpha:
+            return (
+                Verdict.INCONCLUSIVE,
+                f"its p-value of {self.p_value:.4f} is small, but with so few reference models "
+                f"none can hold after correction for {tests} groups",
+            )
+        return (
+            Verdict.INCONCLUSIVE,
+            f"its p-value of {self.p_value:.4f} does not hold after correction for {tests} groups",
+        )
 
-def _vanishes(case: Case, place: int, rules: Rules, group: int) -> str:
-    for check in ("format stripped", "length matched"):
-        p_value = case.check_SK[check][place, group]
-        if np.isnan(p_value) or p_value > rules.alpha:
-            return f"the likeness does not hold with {check}"
-    return ""
+    def _siblings(self) -> str:
+        if self._of_one_maker():
+            return "both are of one maker; siblings resemble each other without being students"
+        own = self._own()
+        if own is not None and self._own_is_older():
+            return (
+                f"its own group was launched first ({own.launch}, the other {self.group.launch}), "
+                "and likeness has no direction"
+            )
+        return ""
 
+    def _rival(self) -> str:
+        """Return which other group is about as likely, or an empty text."""
+        scores_K = self.case.main.score_SK[self.place]
+        for other, rival in enumerate(self.bank.groups):
+            ahead = self.score - scores_K[other]
+            if other == self.number or np.isnan(ahead):
+                continue
+            same_maker = rival.vendor == self.group.vendor
+            if not same_maker and ahead < self.rules.margin:
+                return (
+                    f"it resembles {rival.name} of another maker as much (scores "
+                    f"{scores_K[other]:.2f} and {self.score:.2f}; a margin of "
+                    f"{self.rules.margin:g} is needed)"
+                )
+            if same_maker and ahead < 0 and rival.name != self.suspect.group:
+                return f"it resembles {rival.name} of the same maker more"
+        return ""
 
-def _not_calibrated(case: Case) -> str:
-    failing = [one.name for one in case.strata if one.fails and one.corrected]
-    return f"p-values of known unrelated pairs are too small among {failing[0]}" if failing else ""
+    def _seen(self, check: str) -> bool:
+        """Tell whether another reading of the answers shows the likeness, too."""
+        return bool(self.case.check_SK[check][self.place, self.number] <= self.rules.alpha)
 
+    def _vanishes(self) -> str:
+        checks = ("format stripped", "length matched")
+        lost = [check for check in checks if not self._seen(check)]
+        return f"the likeness does not hold with {lost[0]}" if lost else ""
 
-def _before(made: date | None, group: Group) -> bool:
-    return made is not None and group.launch is not None and made < group.launch
+    def _not_calibrated(self) -> str:
+        failing = [one.name for one in self.case.strata if one.fails and one.corrected]
+        if not failing:
+            return ""
+        return f"p-values of known unrelated pairs are too small among {failing[0]}"
 
-
-def _strength(case: Case, place: int, group: int, rules: Rules) -> str:
-    """Return what a SUPPORTED finding rests on, and where it does not live."""
-    p_value = case.check_SK["after the first words"][place, group]
-    if np.isnan(p_value) or p_value > rules.alpha:
+    def _strength(self) -> str:
+        """Return what a SUPPORTED finding rests on, and where it does not live."""
+        if self._seen("after the first words"):
+            return "it resembles the group as no unrelated model does, beyond the first words, too"
         return "it begins its answers as the group does; further on the likeness is not seen"
-    return "it resembles the group as no unrelated model does, beyond the first words, too"
 
-
-def _relation(
-    case: Case, place: int, rules: Rules, group: int, verdict: Verdict, reason: str
-) -> str:
-    if verdict is Verdict.NOT_SUPPORTED:
-        return NONE
-    if verdict is not Verdict.SUPPORTED:
-        return SIBLING if reason.startswith("both are of one maker") else OPEN
-    same = case.same_SK[place, group]
-    if same >= rules.served and same > case.same_elsewhere:
-        return SERVED
-    body = case.checks["after the first words"].score_SK[place, group]
-    if case.weights is None or np.isnan(body):
-        return NOT_SEPARATED
-    times = 10 ** case.weights.of(float(body))
-    if times >= rules.separated:
-        return SAME_WEIGHTS
-    return TRAINED if times <= 1 / rules.separated else NOT_SEPARATED
+    def _relation(self, verdict: Verdict) -> str:
+        if verdict is Verdict.NOT_SUPPORTED:
+            return NONE
+        if verdict is Verdict.INCONCLUSIVE:
+            return SIBLING if self._of_one_maker() else OPEN
+        same = self.case.same_SK[self.place, self.number]
+        if same >= self.rules.served and same > self.case.same_elsewhere:
+            return SERVED
+        body = self.case.checks["after the first words"].score_SK[self.place, self.number]
+        if self.case.weights is None or np.isnan(body):
+            return NOT_SEPARATED
+        times = 10 ** self.case.weights.of(float(body))
+        if times >= self.rules.separated:
+            return SAME_WEIGHTS
+        return TRAINED if times <= 1 / self.rules.separated else NOT_SEPARATED
 
 
 def _number(value: float) -> float | None:

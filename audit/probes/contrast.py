@@ -26,8 +26,8 @@ NULL = (
 CANNOT_SAY = (
     "Likeness has no direction: it does not tell who learnt from whom, nor whether both learnt "
     "from a third.",
-    "Its error rates on models of documented lineage are not measured yet, so it never supports "
-    "a finding by itself.",
+    "Without a bank of documented models its error rates are not known, so it never supports a "
+    "finding by itself.",
 )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from audit.evidence import Member, ProbeResult, Verdict
-from audit.lineup.case import wilson
 from audit.lineup.reading import own_words, words
+from audit.population import wilson
 
 NAME = "self_identity"
 UNIT = "share of answers"

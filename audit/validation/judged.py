@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from audit.lineup.case import Stratum
 from audit.lineup.ruling import Rules, Ruling
@@ -54,5 +55,5 @@ class Validation:
     rules: Rules
     least_prompts: int
     judged: tuple[Judged, ...]
-    metrics: dict[str, object]
+    metrics: dict[str, Any]
     calibration: tuple[Stratum, ...]

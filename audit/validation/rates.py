@@ -7,6 +7,7 @@ Cllr (Bruemmer and du Preez, 2006) pairs without a likelihood ratio are left out
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,7 +19,7 @@ from audit.validation.judged import Judged, score_of
 ANSWERED = (Verdict.SUPPORTED, Verdict.NOT_SUPPORTED)
 
 
-def rates(judged: Sequence[Judged]) -> dict[str, object]:
+def rates(judged: Sequence[Judged]) -> dict[str, Any]:
     """Return every rate as plain data: what `metrics.json` holds."""
     decidable = [one for one in judged if one.truth in ("positive", "negative")]
     positive = [one for one in decidable if one.truth == "positive"]

@@ -22,6 +22,7 @@ from audit.population import (
     references_needed,
     sign_flip,
     smallest_effect,
+    wilson,
 )
 
 TRIALS = 1_000
@@ -262,3 +263,13 @@ def test_the_likelihood_ratio_falls_as_p_grows_and_is_capped_by_the_models():
     assert ratios == sorted(ratios, reverse=True)
     assert log10_likelihood_ratio(0.0, 3) == math.log10(4)
     assert log10_likelihood_ratio(0.01, 10**6) == pytest.approx(math.log10(7.988), abs=1e-3)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 7), (3, 48), (20, 440), (7, 7)])
+def test_wilsons_interval_is_scipys(hits, total):
+    found = stats.binomtest(hits, total).proportion_ci(method="wilson")
+    assert wilson(hits, total) == pytest.approx((found.low, found.high))
+
+
+def test_nothing_known_is_every_share():
+    assert wilson(0, 0) == (0.0, 1.0)

@@ -98,7 +98,8 @@ def judge(
     joined, seen = outsider.join(
         bank, made, answers, name=name, family=model.family, published=model.published
     )
-    models, facts = case.lineup(joined, seen, 20)
+    facts = known.facts(joined)
+    models = case.lineup(joined, seen, facts, 20)
     own = frozenset({model.family})
     row = len(joined.models) - 1
     found = case.examine(models, facts, [row], own | known.relatives(joined, own))

@@ -5,29 +5,20 @@ from datetime import date
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from audit.bank import load
-from audit.lineup import case, index, reading
-from audit.lineup.case import examine, lineup, reference_p, stratum, wilson
+from audit.lineup import case, index, known, reading
+from audit.lineup.case import examine, lineup, reference_p, stratum
 from audit.lineup.standing import votes
+from audit.population import wilson
 from tests.fakes import banks, lineups
-
-
-@pytest.mark.parametrize(("hits", "total"), [(0, 7), (3, 48), (20, 440), (7, 7)])
-def test_wilsons_interval_is_scipys(hits, total):
-    found = stats.binomtest(hits, total).proportion_ci(method="wilson")
-    assert wilson(hits, total) == pytest.approx((found.low, found.high))
-
-
-def test_nothing_known_is_every_share():
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def world(tmp_path, people, **settings):
     bank = load(lineups.write(tmp_path / "bank", people, **settings))
     made = index.of(bank, reading.VIEWS, cache=None, tell=lambda done, steps: None)
-    return bank, *lineup(bank, made, 20)
+    facts = known.facts(bank)
+    return bank, lineup(bank, made, facts, 20), facts
 
 
 PEOPLE = [*lineups.teachers(3), *lineups.unrelated(8), *lineups.unrelated(3, "control")]
@@ -139,10 +130,11 @@ def test_the_very_same_answers_are_counted_where_both_answer_at_length(tmp_path)
     groups = {f"g{n}": {"vendor": f"v{n}", "public_launch": ""} for n in range(2)}
     bank = load(banks.write(tmp_path / "bank", answers, labels=labels, groups=groups))
     made = index.of(bank, reading.VIEWS, cache=None, tell=lambda done, steps: None)
-    models, _ = lineup(bank, made, 3)
+    facts = known.facts(bank)
+    models = lineup(bank, made, facts, 3)
     found_NK = case.same_answers(models)
     assert found_NK[2].tolist() == [0.75, 0.0]  # of the 4 that both answer at length
     assert np.isnan(found_NK[3]).all()
     assert np.isnan(found_NK[0, 0])
-    few, _ = lineup(bank, made, 5)
+    few = lineup(bank, made, facts, 5)
     assert np.isnan(case.same_answers(few)[2, 0])

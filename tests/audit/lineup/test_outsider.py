@@ -8,7 +8,7 @@ import pytest
 
 from audit.bank import load
 from audit.errors import InputError
-from audit.lineup import case, index, outsider, prompts, reading
+from audit.lineup import case, index, known, outsider, prompts, reading
 from tests.fakes import lineups
 
 PEOPLE = [*lineups.teachers(3), *lineups.unrelated(8)]
@@ -31,7 +31,8 @@ def joined(path, answers, *, people=PEOPLE, family=None, **settings):
 
 
 def standing_of(bank, made):
-    models, facts = case.lineup(bank, made, 5)
+    facts = known.facts(bank)
+    models = case.lineup(bank, made, facts, 5)
     row = len(bank.models) - 1
     return case.examine(models, facts, [row], frozenset({bank.models[row].family}))
 
@@ -94,7 +95,8 @@ def test_a_name_that_is_taken_is_told_apart(tmp_path):
 
 def test_prompts_shares_make_up_the_score(tmp_path):
     bank, made = joined(tmp_path / "bank", says(range(30)), prompts=30)
-    models, facts = case.lineup(bank, made, 5)
+    facts = known.facts(bank)
+    models = case.lineup(bank, made, facts, 5)
     row = len(bank.models) - 1
     out = frozenset({bank.models[row].family})
     found = case.examine(models, facts, [row], out)

@@ -8,7 +8,7 @@ import pytest
 
 from audit.bank import load
 from audit.evidence import Verdict
-from audit.lineup import case, index, reading, ruling
+from audit.lineup import case, index, known, reading, ruling
 from audit.lineup.ruling import Rules, rule
 from tests.fakes import lineups
 
@@ -27,7 +27,8 @@ def world(tmp_path_factory):
     ]
     bank = load(lineups.write(tmp_path_factory.mktemp("bank"), people))
     made = index.of(bank, reading.VIEWS, cache=None, tell=lambda done, steps: None)
-    models, facts = case.lineup(bank, made, 20)
+    facts = known.facts(bank)
+    models = case.lineup(bank, made, facts, 20)
     row = models.family.index(STUDENT)
     return bank, models, case.examine(models, facts, [row], frozenset({STUDENT}))
 
