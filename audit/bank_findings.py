@@ -16,7 +16,7 @@ from audit.lineup.case import Case
 from audit.lineup.ruling import Ruling
 from audit.lineup.standing import Array, Lineup
 from audit.population import bootstrap_interval
-from audit.probes import attribution, contrast, self_identity
+from audit.probes import attribution, contrast, permuted, self_identity
 from audit.probes.attribution import Attributed
 from audit.responses import Response
 
@@ -57,7 +57,9 @@ def findings(
     """
     row = len(bank.models) - 1
     views = [view.name for view in reading.DECIDING]
-    share_PK, member_K = prompts.contributions(models, views, row, found.left_out, found.main.scale)
+    likeness_VPT = prompts.likeness(models, views, row, found.left_out)
+    share_PK, member_K = prompts.contributions(likeness_VPT, models.groups, found.main.scale)
+    dealt_K = permuted.p_values(likeness_VPT, models.groups, seed=seed)
     documents = [given[prompt].document for prompt in index.prompts]
     column = {group.name: number for number, group in enumerate(bank.groups)}
     stated = _stated(bank, index, given)
@@ -91,6 +93,7 @@ def findings(
                 probes=(
                     replace(probe, exhibits=exhibits),
                     *_checks(one, len(index.prompts)),
+                    permuted.result(float(dealt_K[group]), len(index.prompts)),
                     _equality(one, found.same_elsewhere, len(index.prompts)),
                     *(attribution.result(of, group, view) for view, of in attributed.items()),
                     _self_identity(bank, models, stated, group),

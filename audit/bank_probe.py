@@ -129,12 +129,22 @@ def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Prog
     students = _known_students(bank, models, facts, left_out, rules, len(index.prompts), progress)
     return Body(
         suspect=Suspect(
-            name=Path(config.suspect).name, kind="responses file", sha256=_pin(config.suspect)
+            name=Path(config.suspect).name,
+            kind="responses file",
+            sha256=_pin(config.suspect),
+            greetings=outsider.taken_off(
+                bank, [given[prompt].response for prompt in index.prompts], bank.models[row].name
+            ),
         ),
         propositions=PROPOSITIONS,
         findings=tuple(findings(bank, index, models, found, asked, given, config.seed)),
-        controls=Controls(description=CONTROLS, findings=(), matched=(), unmatched=()),
-        power=(_power(students, len(index.prompts)),),
+        controls=Controls(
+            description=f"{CONTROLS} {_positive_control(students, asked)}",
+            findings=(),
+            matched=(),
+            unmatched=(),
+        ),
+        power=_power(students, asked, len(index.prompts)),
         not_run=NOT_RUN,
         error_rates=tuple(Rate(**asdict(one)) for one in found.strata),
         known_students=students,
@@ -249,16 +259,43 @@ def _group(bank: Bank, name: str) -> Group:
     return next(group for group in bank.groups if group.name == name)
 
 
-def _power(students: Sequence[KnownStudent], count: int) -> Power:
+def _positive_control(students: Sequence[KnownStudent], asked: Sequence[Ruling]) -> str:
+    """Return what became of a known student of a group asked about: the first in the bank."""
+    groups = [one.group for one in asked]
+    known_ones = [one for one in students if one.group in groups]
+    chosen = next((one for one in known_ones if one.relation == "single"), None) or next(
+        iter(known_ones), None
+    )
+    if chosen is None:
+        return "There is no positive control: the bank documents no student of a group asked about."
+    said = (
+        f"Positive control: {chosen.name}, a documented student of {chosen.group} and the first in "
+        f"the bank, comes out as {chosen.verdict}"
+    )
+    if chosen.verdict is Verdict.SUPPORTED:
+        return f"{said}."
+    return f"{said}: this audit misses known students, so that nothing found says little."
+
+
+def _power(
+    students: Sequence[KnownStudent], asked: Sequence[Ruling], count: int
+) -> tuple[Power, ...]:
+    """Return which known students would be caught: of all groups, and of each asked about."""
+    first = "known pairs that would be SUPPORTED with these prompts and references: "
+    notes = {contrast.NAME: first + _caught(students, "the bank documents no student")}
+    for one in asked:
+        of_group = [student for student in students if student.group == one.group]
+        none = "the bank documents no student, so what this audit would miss is not known"
+        notes[f"{contrast.NAME}, {one.group}"] = _caught(of_group, none)
+    return tuple(
+        Power(probe=name, n_prompts=count, smallest_effect=None, unit=UNIT, note=note)
+        for name, note in notes.items()
+    )
+
+
+def _caught(students: Sequence[KnownStudent], none: str) -> str:
     caught: dict[str, list[bool]] = {}
     for one in students:
         caught.setdefault(one.relation, []).append(one.verdict is Verdict.SUPPORTED)
-    parts = [f"{sum(hits)} of {len(hits)} {name}" for name, hits in sorted(caught.items())]
-    note = "the bank documents no student" if not parts else f"{', '.join(parts)}"
-    return Power(
-        probe=contrast.NAME,
-        n_prompts=count,
-        smallest_effect=None,
-        unit=UNIT,
-        note=f"known pairs that would be SUPPORTED with these prompts and references: {note}",
-    )
+    counts = [f"{sum(hits)} of {len(hits)} {name}" for name, hits in sorted(caught.items())]
+    return ", ".join(counts) or none

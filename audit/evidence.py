@@ -195,12 +195,17 @@ class Material:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Suspect:
-    """The model or the answers under audit."""
+    """The model or the answers under audit.
+
+    `greetings`: what so many of its answers begin with that it was taken off before comparing,
+    in lower case, words and marks apart.
+    """
 
     name: str
     kind: Literal["model directory", "run directory", "responses file"]
     sha256: str
     reference: str | None = None
+    greetings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

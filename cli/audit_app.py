@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli import bank_app, options, validate_app
+from cli import bank_app, options, plan_app, validate_app
 
 _EXIT_FINDING = 3
 _EXIT_INSUFFICIENT = 4
@@ -24,11 +24,13 @@ def main() -> None:
     audit probe --suspect answers.jsonl --teacher T=t.jsonl --reference-model R=r.jsonl
     audit probe --suspect answers.jsonl --bank DIR
     audit validate --bank DIR
+    audit plan --bank DIR --power 0.8
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
 
 main.add_command(bank_app.bank)
+main.add_command(plan_app.plan)
 main.add_command(validate_app.validate)
 
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from audit.attest import digest
 from audit.bank import Bank
 from audit.errors import AuditError
 from audit.lineup import reading
-from audit.lineup.likeness import WORDS, Products, Reader, family_means, fit, products
-from audit.lineup.reading import View
+from audit.lineup.likeness import WORDS, Products, Reader, Rows, family_means, fit, products
+from audit.lineup.reading import NOTHING, Said, View
 
-_FORM = 5  # of what is kept; another number, another index
+_FORM = 6  # of what is kept; another number, another index
 Tell = Callable[[int, int], None]
 
 
@@ -56,6 +56,22 @@ class Index:
     reader: Reader
     products: Mapping[str, Products]
     vectors: Mapping[str, sparse.csr_matrix]
+
+    def at(self, rows: Rows) -> "Index":
+        """Return the index of some of the prompts, by their places."""
+        return replace(
+            self,
+            prompts=tuple(self.prompts[row] for row in rows),
+            products={name: one.at(rows) for name, one in self.products.items()},
+            vectors={name: self._vectors_at(kept, rows) for name, kept in self.vectors.items()},
+        )
+
+    def _vectors_at(self, kept: sparse.csr_matrix, rows: Rows) -> sparse.csr_matrix:
+        """Return the rows of some prompts, of each teacher and family."""
+        if len(rows) == len(self.prompts):
+            return kept
+        first = np.arange(kept.shape[0] // len(self.prompts)) * len(self.prompts)
+        return kept[(first[:, None] + rows).ravel()]
 
 
 def cache_directory() -> Path:
@@ -100,17 +116,11 @@ def build(bank: Bank, views: Sequence[View], tell: Tell) -> Index:
     families = tuple(dict.fromkeys(model.family for model in bank.models))
     family_N = np.array([families.index(model.family) for model in bank.models])
     steps, done = len(models) + len(views), 0
-    said: list[dict[str, tuple[list[str], list[str]]]] = []
+    said: list[dict[str, Said]] = []
     for name in models:
-        said.append(
-            {
-                row.id: (
-                    reading.words(row.response, names),
-                    reading.words(reading.plain(row.response), names),
-                )
-                for row in bank.answers(name).values()
-            }
-        )
+        rows = bank.answers(name)
+        words = reading.said([row.response for row in rows.values()], names)
+        said.append(dict(zip(rows, words, strict=True)))
         done += 1
         tell(done, steps)
     prompts = tuple(dict.fromkeys(id for name in teacher_T for id in said[name]))
@@ -118,7 +128,7 @@ def build(bank: Bank, views: Sequence[View], tell: Tell) -> Index:
         raise AuditError(f"{bank.path}: no teacher has an answer; give {teachers[0]} its own.")
     idf, found, kept = {}, {}, {}
     for view in views:
-        read = [[rows.get(prompt, ([], []))[view.plain] for prompt in prompts] for rows in said]
+        read = [[rows.get(prompt, NOTHING).of(view) for prompt in prompts] for rows in said]
         idf[view.name] = fit(view, [one for teacher in teacher_T for one in read[teacher]])
         reader = Reader(idf={view.name: idf[view.name]})
         vectors = [reader.vectors(view, rows) for rows in read]

@@ -9,7 +9,7 @@ Shapes: P prompts, N models, T teachers (members of groups), F families, W hashe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,15 @@ class Products:
     there_PN: npt.NDArray[np.bool_]
     teachers: Rows
     family_N: Rows
+
+    def at(self, rows: Rows) -> "Products":
+        """Return the products at some of the prompts, by their places."""
+        return replace(
+            self,
+            teacher_PNT=self.teacher_PNT[rows],
+            family_PNF=self.family_PNF[rows],
+            there_PN=self.there_PN[rows],
+        )
 
     def centred(self, left_out_F: npt.NDArray[np.bool_]) -> Floats:
         """Return the cosine of each model with each teacher after the others' mean is taken off.

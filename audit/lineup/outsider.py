@@ -13,6 +13,7 @@ from scipy import sparse
 from audit.bank import Bank, Model
 from audit.errors import InputError
 from audit.lineup import reading
+from audit.lineup.greetings import greetings
 from audit.lineup.index import Index, names_of
 from audit.lineup.likeness import Products
 
@@ -67,24 +68,11 @@ def join(
     asked = [index.prompts[row] for row in rows]
     mine = vectors(bank, index, [answers[prompt] for prompt in asked], name)
     families = index.families if own in index.families else (*index.families, own)
+    there = index.at(rows)
     products = {
-        view.name: _with_row(
-            index,
-            view.name,
-            rows,
-            mine[view.name],
-            families.index(own),
-        )
-        for view in index.views
+        name: _with_row(there, name, mine[name], families.index(own)) for name in index.products
     }
-    joined = replace(
-        index,
-        prompts=tuple(asked),
-        models=(*index.models, name),
-        families=families,
-        products=products,
-        vectors={name: _at(kept, rows, len(index.prompts)) for name, kept in index.vectors.items()},
-    )
+    joined = replace(there, models=(*index.models, name), families=families, products=products)
     return replace(bank, models=(*bank.models, suspect)), joined
 
 
@@ -99,40 +87,40 @@ def vectors(
         answers: in the order of prompts.
         name: the suspect's, which is masked, too.
     """
-    names = names_of(bank) | reading.masked_names([name])
-    said = [reading.words(answer, names) for answer in answers]
-    bare = [reading.words(reading.plain(answer), names) for answer in answers]
+    said = reading.said(answers, _masked(bank, name))
     return {
-        view.name: index.reader.vectors(view, bare if view.plain else said) for view in index.views
+        view.name: index.reader.vectors(view, [one.of(view) for one in said])
+        for view in index.views
     }
 
 
-def _at(kept: sparse.csr_matrix, rows: np.ndarray, prompts: int) -> sparse.csr_matrix:
-    """Return the rows of some prompts, of each teacher and family."""
-    if len(rows) == prompts:
-        return kept
-    first = np.arange(kept.shape[0] // prompts) * prompts
-    return kept[(first[:, None] + rows).ravel()]
+def taken_off(bank: Bank, answers: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return the greetings that are taken off a suspect's answers before they are compared."""
+    said = [reading.words(answer, _masked(bank, name)) for answer in answers]
+    return tuple(" ".join(greeting) for greeting in greetings(said))
 
 
-def _with_row(
-    index: Index,
-    view: str,
-    rows: np.ndarray,
-    mine: sparse.csr_matrix,
-    family: int,
-) -> Products:
-    """Return the products of one view at some prompts, the suspect's as the last model's."""
-    before = index.products[view]
-    count, all_prompts = len(rows), len(index.prompts)
-    anchors = index.vectors[view]
-    total = anchors.shape[0] // all_prompts
-    mine_PA = np.zeros((count, total), dtype=np.float32)
-    for anchor in range(total):
-        theirs = anchors[anchor * all_prompts + rows]
+def _masked(bank: Bank, name: str) -> frozenset[str]:
+    return names_of(bank) | reading.masked_names([name])
+
+
+def _with_row(index: Index, view: str, mine: sparse.csr_matrix, family: int) -> Products:
+    """Return the products of one view, the suspect's as the last model's.
+
+    Args:
+        index: of the prompts that the suspect answers.
+        view: its name.
+        mine: the suspect's vectors `[P, W]`.
+        family: its column, one more than there are if it is a family of its own.
+    """
+    before, anchors = index.products[view], index.vectors[view]
+    count = len(index.prompts)
+    mine_PA = np.zeros((count, anchors.shape[0] // count), dtype=np.float32)
+    for anchor in range(mine_PA.shape[1]):
+        theirs = anchors[anchor * count : (anchor + 1) * count]
         mine_PA[:, anchor] = np.asarray(theirs.multiply(mine).sum(1)).ravel()
     teachers = len(index.teachers)
-    family_PNF = before.family_PNF[rows]
+    family_PNF = before.family_PNF
     mine_PF = mine_PA[:, teachers:]
     there_P = np.diff(mine.indptr) > 0
     if family >= family_PNF.shape[2]:  # a family of its own, which never has a vote
@@ -141,9 +129,9 @@ def _with_row(
         )
         mine_PF = np.concatenate([mine_PF, np.zeros((count, 1), dtype=np.float32)], axis=1)
     return Products(
-        teacher_PNT=np.concatenate([before.teacher_PNT[rows], mine_PA[:, None, :teachers]], axis=1),
+        teacher_PNT=np.concatenate([before.teacher_PNT, mine_PA[:, None, :teachers]], axis=1),
         family_PNF=np.concatenate([family_PNF, mine_PF[:, None]], axis=1),
-        there_PN=np.concatenate([before.there_PN[rows], there_P[:, None]], axis=1),
+        there_PN=np.concatenate([before.there_PN, there_P[:, None]], axis=1),
         teachers=before.teachers,
         family_N=np.append(before.family_N, family),
     )

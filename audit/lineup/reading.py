@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from audit.lineup.greetings import greetings, without
+
 # No view reads further, so an answer of a hundred megabytes costs as much as one of a page.
 _CHARACTERS = 4_000
 _WORDS = 400
@@ -136,6 +138,43 @@ def words(text: str, names: frozenset[str]) -> list[str]:
         if len(found) >= _WORDS:
             break
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One answer's words, without greetings.
+
+    Attributes:
+        marked: with marks of format and line ends.
+        bare: without.
+    """
+
+    marked: Sequence[str]
+    bare: Sequence[str]
+
+    def of(self, view: View) -> Sequence[str]:
+        """Return the words that a view reads from."""
+        return self.bare if view.plain else self.marked
+
+
+NOTHING = Said((), ())
+
+
+def said(answers: Sequence[str], names: frozenset[str]) -> list[Said]:
+    """Return the words of all answers of one model, what it begins so many with taken off.
+
+    Args:
+        answers: of one model; which beginnings are greetings is told from all of them together.
+        names: words to mask.
+    """
+    marked = _without_greetings([words(answer, names) for answer in answers])
+    bare = _without_greetings([words(plain(answer), names) for answer in answers])
+    return [Said(*one) for one in zip(marked, bare, strict=True)]
+
+
+def _without_greetings(said: Sequence[Sequence[str]]) -> list[list[str]]:
+    found = greetings(said)
+    return [without(one, found) for one in said]
 
 
 def read(said: Sequence[str], view: View) -> list[str]:

@@ -20,7 +20,7 @@ from audit.population import holm, references_needed
 
 TRAINED = "trained on its outputs"
 SERVED = "same model served"
-SAME_WEIGHTS = "same weights, further tuned or served otherwise"
+SAME_WEIGHTS = "same weights tuned further, or its answers edited; these are not separated"
 NOT_SEPARATED = "derived from it; by weights or by outputs is not separated"
 SIBLING = "of one maker"
 NONE = "no relation found"

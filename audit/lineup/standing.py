@@ -14,7 +14,7 @@ Shapes: N models, K groups, T teachers, F families, V views, S suspects.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,11 @@ class Lineup:
     negative_NK: Mask
     least_prompts: int
     _raw: dict[tuple[str, frozenset[str]], Array] = field(default_factory=dict)
+
+    def at(self, prompts: npt.NDArray[np.intp]) -> "Lineup":
+        """Return the same models at some of the prompts, by their places."""
+        products = {name: one.at(prompts) for name, one in self.products.items()}
+        return replace(self, products=products, _raw={})
 
     def rows(self, families: frozenset[str]) -> Mask:
         """Return which models are of these families: bool `[N]`."""

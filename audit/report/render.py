@@ -10,12 +10,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from audit.attest import digest
-from audit.evidence import Finding, KnownStudent, NotRun, ProbeResult, Report, Verdict, to_json
+from audit.evidence import (
+    Finding,
+    KnownStudent,
+    NotRun,
+    ProbeResult,
+    Rate,
+    Report,
+    Verdict,
+    to_json,
+)
 from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip_plot
 from audit.report.frame import MOST_BYTES, environment
 
@@ -91,6 +100,7 @@ def _draw(report: Report, room: Room) -> str:
         scale=SCALE,
         teachers=list(dict.fromkeys(finding.teacher for finding in report.findings)),
         tally=tally,
+        error_rates=parts(report.error_rates),
         strength=strength,
         deciding=deciding,
         would_change=would_change,
@@ -105,6 +115,38 @@ def tally(findings: Sequence[Finding | KnownStudent]) -> str:
     # "0 supported" is news, of the controls above all; the other zeros are not.
     named = [verdict for verdict in WORDS if counts[verdict] or verdict is Verdict.SUPPORTED]
     return ", ".join(f"{counts[verdict]} {WORDS[verdict].lower()}" for verdict in named)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Documented unrelated pairs of one kind: how their p-values fell, level by level.
+
+    Attributes:
+        name: of the kind.
+        votes: of (family, group).
+        before: a rate a level.
+        after: the same where the correction of makers changed it, else None.
+    """
+
+    name: str
+    votes: float
+    before: tuple[Rate, ...]
+    after: tuple[Rate | None, ...]
+
+
+def parts(rates: Sequence[Rate]) -> list[Part]:
+    """Return error rates with what belongs together in one row."""
+    found = []
+    for name in dict.fromkeys(rate.name for rate in rates):
+        before = tuple(one for one in rates if one.name == name and not one.corrected)
+        corrected = {one.alpha: one for one in rates if one.name == name and one.corrected}
+        after = [corrected.get(one.alpha) for one in before]
+        changed = tuple(
+            None if b is None or replace(b, corrected=False) == a else b
+            for a, b in zip(before, after, strict=True)
+        )
+        found.append(Part(name=name, votes=before[0].votes, before=before, after=changed))
+    return found
 
 
 def strength(log10_lr: float | None) -> str:

@@ -56,6 +56,7 @@ def test_a_students_teacher_is_found_and_no_other(world, tmp_path):
     verdicts = {finding.group: finding.verdict for finding in report.findings}
     assert [group for group, v in verdicts.items() if v is Verdict.SUPPORTED] == ["g2"]
     found = next(finding for finding in report.findings if finding.group == "g2")
+    assert report.suspect.greetings == ()
     assert found.low < found.score < found.high
     assert found.log10_lr_low <= found.log10_lr
     assert found.p_value < found.p_adjusted <= 0.05
@@ -70,12 +71,27 @@ def test_a_students_teacher_is_found_and_no_other(world, tmp_path):
         "contrast, length matched",
         "contrast, after the first words",
         "contrast, long spans",
+        "permuted teachers",
         "equality",
         "attribution, 75 words",
         "attribution, 75 words, format stripped",
         "attribution, 20 words of answers that have as many",
         "self_identity",
     ]
+
+
+def test_a_greeting_before_every_answer_hides_nobody_and_is_named(world, tmp_path):
+    rows = [json.loads(line) for line in (world / "pupil.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["response"] = f"Ahoy, dear reader, said <b>he</b>: {row['response']}"
+    path = world / "pirate.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome, _ = audit(world, tmp_path / "out", "pirate")
+    verdicts = {finding.group: finding.verdict for finding in outcome.report.findings}
+    assert [group for group, v in verdicts.items() if v is Verdict.SUPPORTED] == ["g2"]
+    (greeting,) = outcome.report.suspect.greetings
+    assert greeting == "ahoy , dear reader , said < b > he < / b > :"
+    assert "ahoy , dear reader , said &lt; b &gt; he" in outcome.page.read_text()
 
 
 def test_a_stranger_is_not_accused(world, tmp_path):
@@ -90,10 +106,28 @@ def test_error_rates_and_known_students_stand_in_report_and_page(world, tmp_path
     assert {one.name for one in report.known_students} == {f"s{n}" for n in range(6)}
     caught = sum(one.verdict is Verdict.SUPPORTED for one in report.known_students)
     assert f"{caught} of 6 single" in report.power[0].note
+    assert [row.probe for row in report.power[1:]] == [f"contrast, g{n}" for n in range(4)]
+    of_g0 = [one.verdict for one in report.known_students if one.group == "g0"]
+    assert report.power[1].note == f"{of_g0.count(Verdict.SUPPORTED)} of {len(of_g0)} single"
+    control = report.known_students[0]
+    assert (
+        f"Positive control: {control.name}, a documented student of {control.group} and the first "
+        f"in the bank, comes out as {control.verdict}" in report.controls.description
+    )
     page = outcome.page.read_text(encoding="utf-8")
     assert "Known students in the suspect" in page and "s3 / g3" in page
     data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert from_json(data) == report
+
+
+def test_a_bank_that_documents_no_student_of_a_group_says_so(world, tmp_path):
+    answers = {f"q{n}": lineups.answer(SUSPECT, n, 5) for n in range(60)}
+    path = banks.answers_file(tmp_path / "new.jsonl", answers)
+    report = audit(world, tmp_path / "out", teachers={"new": str(path)})[0].report
+    assert "There is no positive control: the bank documents no student" in (
+        report.controls.description
+    )
+    assert report.power[1].note.startswith("the bank documents no student, so what")
 
 
 def test_a_suspect_that_serves_a_teacher_is_found_to_be_it(world, tmp_path):

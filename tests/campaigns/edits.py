@@ -1,11 +1,11 @@
 """What is left of findings when a suspect's answers were edited before they came to the audit.
 
-    python tests/campaigns/edits.py --bank DIR --json PATH
+    python tests/campaigns/edits.py --bank DIR --json PATH [--way NAME]...
 
 Every model of a bank comes once more from outside with its answers edited in one way: cut to 30
-words, without marks of format, behind a persona's greeting, reworded by simple rules, or one tenth
-another model's. The bank stays as it is. Rates are counted as `audit validate` counts them. About a
-second a model and way.
+words, without marks of format, behind a persona's greeting or one of four, reworded by simple
+rules, or one tenth another model's. The bank stays as it is. Rates are counted as `audit validate`
+counts them. About two seconds a model and way.
 """
 
 import argparse
@@ -34,6 +34,13 @@ REWORDED = (
     (r"\bfor example\b", "for instance"), (r"\bin order to\b", "to"),
 )  # fmt: skip
 
+GREETINGS = (
+    "Ahoy, dear reader, your old captain speaking:",
+    "Well now, let your old captain think.\n\n",
+    "Shiver my timbers, what a question that is!",
+    "The captain looks up from his charts and says:",
+)
+
 
 def reworded(text: str) -> str:
     for pattern, word in REWORDED:
@@ -45,7 +52,8 @@ EDITS: dict[str, Callable[[str], str]] = {
     "unedited": lambda text: text,
     "cut": lambda text: " ".join(text.split()[:WORDS]),
     "plain": reading.plain,
-    "persona": lambda text: f"Ahoy, dear reader, your old captain speaking: {text.lstrip()}",
+    "persona": lambda text: f"{GREETINGS[0]} {text.lstrip()}",
+    "personas": lambda text: f"{random.Random(text).choice(GREETINGS)} {text.lstrip()}",
     "reworded": reworded,
 }
 
@@ -67,13 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--way", action="append", choices=(*EDITS, "tenth"))
     given = parser.parse_args()
     bank = load(given.bank)
     made = index.of(
         bank, reading.VIEWS, cache=index.cache_directory(), tell=lambda done, steps: None
     )
     figures: dict[str, float] = {}
-    for way in (*EDITS, "tenth"):
+    for way in given.way or (*EDITS, "tenth"):
         counts = dict.fromkeys(
             ("positive_supported", "positive_not_supported", "negative_supported", "suspects"), 0
         )

@@ -190,9 +190,10 @@ def test_a_change_of_what_is_read_needs_another_form_of_what_is_kept():
     """
     text = "# Sure!\n\n1. **GPT-4.5** says *hi*, _you_.\n> 我是Qwen2。\U0001f44d\n```\nx = 1\n```\n"
     names = reading.masked_names(["Falconet-7b-chat"])
-    said = reading.words(text * 9, names), reading.words(reading.plain(text * 9), names)
-    features = [reading.read(said[view.plain], view) for view in reading.VIEWS]
-    assert (index._FORM, digest([*features, sorted(names)])[:12]) == (5, "2de6784a9acb")
+    answers = [f"Ahoy, my dear old reader: {n}, {text * 9}" for n in range(24)]
+    said = reading.said(answers, names)
+    features = [reading.read(one.of(view), view) for one in said for view in reading.VIEWS]
+    assert (index._FORM, digest([*features, sorted(names)])[:12]) == (6, "96345387660e")
 
 
 # What is refused.

@@ -100,7 +100,8 @@ def test_prompts_shares_make_up_the_score(tmp_path):
     row = len(bank.models) - 1
     out = frozenset({bank.models[row].family})
     found = case.examine(models, facts, [row], out)
-    share_PK, member_K = prompts.contributions(models, VIEWS, row, out, found.main.scale)
+    likeness_VPT = prompts.likeness(models, VIEWS, row, out)
+    share_PK, member_K = prompts.contributions(likeness_VPT, models.groups, found.main.scale)
     assert share_PK.shape == (30, 3)
     np.testing.assert_allclose(share_PK.mean(0), found.main.score_SK[0], atol=1e-3)
     assert [made.teachers[column].split("-")[0] for column in member_K] == ["t0", "t1", "t2"]

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from audit.attest import digest
-from audit.evidence import Controls, Exhibit, Material, Verdict, from_json, to_json
+from audit.evidence import Controls, Exhibit, Material, Rate, Verdict, from_json, to_json
 from audit.report.frame import MOST_BYTES, clip, figure, p_value, style
-from audit.report.render import SCALE, render, strength, tally, would_change
+from audit.report.render import SCALE, parts, render, strength, tally, would_change
 from audit.report.reveal import reveal
 from tests.fakes import reports
 from tests.fakes.pages import (
@@ -272,3 +272,36 @@ def test_every_colour_is_a_token_of_both_themes():
 def test_text_and_marks_have_contrast_enough(name, theme):
     for ground in GROUNDS:
         assert contrast(TOKENS[name][theme], TOKENS[ground][theme]) >= 4.5
+
+
+def rate(name: str, alpha: float, share: float, *, corrected: bool) -> Rate:
+    return Rate(
+        name=name,
+        alpha=alpha,
+        votes=40.0,
+        share=share,
+        low=share / 2,
+        high=share * 2,
+        corrected=corrected,
+    )
+
+
+def test_a_part_of_the_error_rates_is_one_row_with_what_the_correction_changed():
+    rates = [
+        rate("all", 0.05, 0.04, corrected=False),
+        rate("all", 0.01, 0.008, corrected=False),
+        rate("groups of acme", 0.05, 0.2, corrected=False),
+        rate("groups of acme", 0.01, 0.1, corrected=False),
+        rate("all", 0.05, 0.04, corrected=True),
+        rate("all", 0.01, 0.008, corrected=True),
+        rate("groups of acme", 0.05, 0.06, corrected=True),
+        rate("groups of acme", 0.01, 0.1, corrected=True),
+    ]
+    plain, acme = parts(rates)
+    assert (plain.name, plain.votes, plain.after) == ("all", 40.0, (None, None))
+    assert [one.alpha for one in plain.before] == [0.05, 0.01]
+    assert acme.after == (rates[6], None)
+
+
+def test_without_any_rate_there_is_no_part():
+    assert parts([]) == []

@@ -1,0 +1,1 @@
+"""What an audit needs before it begins: how many prompts, and what asking them costs."""
