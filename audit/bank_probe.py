@@ -71,10 +71,13 @@ def materials(config: AuditConfig) -> tuple[Material, ...]:
     ]
     bank = banks.load(Path(config.bank))
     rows.append(Material(name=bank.path.resolve().name, kind="bank", sha256=bank.sha256()))
-    for role, named in (("teacher", config.teachers), ("reference", config.reference_models)):
+    for role, paths in (
+        ("teacher", {name: path for of in _members(config).values() for name, path in of.items()}),
+        ("reference", config.reference_models),
+    ):
         rows += [
             Material(name=name, kind=f"{role}: answers", sha256=_pin(path))
-            for name, path in named.items()
+            for name, path in paths.items()
         ]
     return tuple(rows)
 
@@ -156,17 +159,42 @@ def _asked(config: AuditConfig, rulings: Sequence[Ruling]) -> list[Ruling]:
     return [one for one in rulings if not config.teachers or one.group in config.teachers]
 
 
+def _members(config: AuditConfig) -> dict[str, dict[str, str]]:
+    """Return the models of each named teacher, by their names: the teacher's, numbered if several.
+
+    Each is a file of answers.
+    """
+    return {
+        teacher: {
+            teacher if len(paths) == 1 else f"{teacher} {number}": path
+            for number, path in enumerate(paths, 1)
+        }
+        for teacher, paths in config.teacher_paths().items()
+    }
+
+
 def _extended(bank: Bank, config: AuditConfig) -> Bank:
     """Return the bank with teachers and references that were named beside it."""
-    for name in (*config.teachers, *config.reference_models):
+    members = _members(config)
+    files = {name: path for of in members.values() for name, path in of.items()}
+    for name in (*members, *files, *config.reference_models):
         if name in bank.files or any(group.name == name for group in bank.groups):
             raise ConfigError(
                 f"the bank has a model or group named {name!r} already; choose another name."
             )
-    teachers = [_model(name, role="teacher", group=name) for name in config.teachers]
-    references = [_model(name, role="vendor", group=None) for name in config.reference_models]
-    groups = [Group(name=n, vendor=n, launch=None, members=(n,)) for n in config.teachers]
-    paths = {**config.teachers, **config.reference_models}
+    teachers = [
+        _model(name, family=teacher, role="teacher", group=teacher)
+        for teacher, of in members.items()
+        for name in of
+    ]
+    references = [
+        _model(name, family=name, role="vendor", group=None) for name in config.reference_models
+    ]
+    groups = [
+        Group(name=teacher, vendor=teacher, launch=None, members=tuple(of))
+        for teacher, of in members.items()
+    ]
+    paths = {**files, **config.reference_models}
     whole = replace(
         bank,
         models=(*bank.models, *teachers, *references),
@@ -187,10 +215,10 @@ def _extended(bank: Bank, config: AuditConfig) -> Bank:
     return replace(whole, truths={**bank.truths, **added})
 
 
-def _model(name: str, *, role: str, group: str | None) -> Model:
+def _model(name: str, *, family: str, role: str, group: str | None) -> Model:
     return Model(
         name=name,
-        family=name,
+        family=family,
         role=role,
         group=group,
         teachers=(),

@@ -21,7 +21,8 @@ class AuditConfig:
 
     Attributes:
         suspect: whose answers or weights are asked about.
-        teachers: by name, whose outputs it may have learnt from.
+        teachers: by name, whose outputs it may have learnt from; with a bank several files of one
+            name are one group, whose members are not told apart.
         controls: by name, models trained the same way without the teacher.
         reference_models: by name, other models, whose answers are compared.
         suspect_start: the suspect's checkpoint before training; a run directory has its own.
@@ -40,7 +41,7 @@ class AuditConfig:
     """
 
     suspect: str
-    teachers: dict[str, str] = field(default_factory=dict)
+    teachers: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     controls: dict[str, str] = field(default_factory=dict)
     reference_models: dict[str, str] = field(default_factory=dict)
     suspect_start: str | None = None
@@ -69,11 +70,24 @@ class AuditConfig:
             )
         if self.bank is None and (self.suspect_family or self.suspect_date or self.related):
             raise ValueError("suspect_family, suspect_date and related need a bank")
+        for name, paths in self.teacher_paths().items():
+            if len(paths) != 1 and self.bank is None:
+                raise ValueError(
+                    f"teacher {name!r} has {len(paths)} files; one name for several needs a bank, "
+                    "so give each a name of its own"
+                )
         _require_day(self.suspect_date)
         names = [*self.teachers, *self.controls, *self.reference_models, "suspect"]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name {twice[0]!r} is given twice; every model needs its own")
+
+    def teacher_paths(self) -> dict[str, tuple[str, ...]]:
+        """Return the files or directories of each teacher, mostly one."""
+        return {
+            name: (paths,) if isinstance(paths, str) else paths
+            for name, paths in self.teachers.items()
+        }
 
 
 def _require_day(text: str | None) -> None:

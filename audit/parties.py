@@ -38,7 +38,7 @@ def gather(config: AuditConfig) -> list[Party]:
     start = Path(config.suspect_start) if config.suspect_start else None
     found = [_party("suspect", "suspect", config.suspect, start)]
     for role, named in (
-        ("teacher", config.teachers),
+        ("teacher", {name: path for name, (path,) in config.teacher_paths().items()}),
         ("control", config.controls),
         ("reference", config.reference_models),
     ):

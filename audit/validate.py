@@ -93,7 +93,7 @@ def validate(
             "schema": SCHEMA,
             "bank": {"name": path.resolve().name, "sha256": bank.sha256()},
             "rules": {**asdict(rules), "least_prompts": least_prompts},
-            **rates(judged),
+            **rates(judged, alpha=rules.alpha),
             "relations_found": confusion(judged),
             "calibration": [asdict(one) for one in calibration],
         },

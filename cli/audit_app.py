@@ -46,7 +46,7 @@ main.add_command(validate_app.validate)
     multiple=True,
     metavar="NAME=PATH",
     callback=options.name_and_path,
-    help="A model directory or answers; may be repeated.",
+    help="A model directory or answers; may be repeated. With --bank one name may have several.",
 )
 @click.option(
     "--control",
@@ -132,7 +132,7 @@ def probe(
     """Run the probes the materials allow, and write report.json and report.html."""
     given = {
         "suspect": suspect,
-        "teachers": options.by_name(teachers),
+        "teachers": options.grouped(teachers),
         "controls": options.by_name(controls),
         "reference_models": options.by_name(references),
         "suspect_start": suspect_start,

@@ -62,6 +62,14 @@ def by_name(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return dict(pairs)
 
 
+def grouped(pairs: tuple[tuple[str, str], ...]) -> dict[str, str | list[str]]:
+    """Return NAME=PATH pairs as a mapping in which a name may have several paths."""
+    paths: dict[str, list[str]] = {}
+    for name, path in pairs:
+        paths.setdefault(name, []).append(path)
+    return {name: of[0] if len(of) == 1 else of for name, of in paths.items()}
+
+
 def finding_line(finding: "Finding") -> str:
     """Return a finding as one line of plain text."""
     adjusted = "" if finding.p_adjusted is None else f", adjusted p {finding.p_adjusted:.2g}"

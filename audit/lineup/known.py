@@ -88,6 +88,15 @@ def documented(bank: Bank, model: Model, group: Group) -> str:
     return "negative"
 
 
+def taught_by(bank: Bank, group: Group, model: Model) -> bool:
+    """Tell whether a member of `group` is documented to be taught by the group of `model`."""
+    return any(
+        one.name in group.members and model.group in one.teachers
+        for one in bank.models
+        if model.group is not None
+    )
+
+
 def truths(bank: Bank) -> dict[str, Mask]:
     """Return by word (positive, negative, unknown, self) which pairs it holds of: bool `[N, K]`."""
     said = np.array(

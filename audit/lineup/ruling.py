@@ -3,7 +3,8 @@
 SUPPORTED needs all of this: a rank that holds after Holm's correction for the suspect's groups; a
 group ahead of those of every other maker by a margin, its own included; no other group of the same
 maker ahead; the same question answered with p <= alpha where format is stripped and where lengths
-are equal; dates that allow it; another maker than the suspect's; p-values that are known to be
+are equal; and after the first words, too, or else a likelihood ratio of at least 1 / alpha; dates
+and documents that allow it; another maker than the suspect's; p-values that are known to be
 calibrated for groups of that maker. Whatever is lacking is the reason for less.
 """
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from audit.bank import Bank, Group, Model
 from audit.evidence import Verdict
+from audit.lineup import known
 from audit.lineup.case import Case
-from audit.lineup.known import before
 from audit.lineup.standing import LEAST_FAMILIES, Lineup
 from audit.population import holm, references_needed
 
@@ -25,6 +26,7 @@ NOT_SEPARATED = "derived from it; by weights or by outputs is not separated"
 SIBLING = "of one maker"
 NONE = "no relation found"
 OPEN = "not decided"
+_BODY = "after the first words"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,10 +220,15 @@ class _Question:
 
     def decided_without(self) -> bool:
         """Tell whether the group cannot be SUPPORTED whatever the answers are like."""
-        return self._impossible() or self._of_one_maker() or self._own_is_older()
+        return (
+            self._impossible()
+            or self._of_one_maker()
+            or self._own_is_older()
+            or known.taught_by(self.bank, self.group, self.suspect)
+        )
 
     def _impossible(self) -> bool:
-        return before(self.suspect.published, self.group.launch)
+        return known.before(self.suspect.published, self.group.launch)
 
     def _own(self) -> Group | None:
         groups = self.bank.groups
@@ -233,7 +240,7 @@ class _Question:
 
     def _own_is_older(self) -> bool:
         own = self._own()
-        return own is not None and before(own.launch, self.group.launch)
+        return own is not None and known.before(own.launch, self.group.launch)
 
     def _verdict(self, adjusted: float, tests: int) -> tuple[Verdict, str]:
         if self._impossible():
@@ -244,7 +251,13 @@ class _Question:
             )
         if adjusted > self.rules.alpha:
             return self._ordinary(tests)
-        against = self._siblings() or self._rival() or self._vanishes() or self._not_calibrated()
+        against = (
+            self._siblings()
+            or self._rival()
+            or self._vanishes()
+            or self._first_words_alone()
+            or self._not_calibrated()
+        )
         if against:
             return Verdict.INCONCLUSIVE, against
         return Verdict.SUPPORTED, self._strength()
@@ -276,6 +289,8 @@ class _Question:
                 f"its own group was launched first ({own.launch}, the other {self.group.launch}), "
                 "and likeness has no direction"
             )
+        if known.taught_by(self.bank, self.group, self.suspect):
+            return "it is documented to have taught the group, and likeness has no direction"
         return ""
 
     def _rival(self) -> str:
@@ -305,6 +320,23 @@ class _Question:
         lost = [check for check in checks if not self._seen(check)]
         return f"the likeness does not hold with {lost[0]}" if lost else ""
 
+    def _first_words_alone(self) -> str:
+        """Return why a likeness that is in the first words alone is too little, or an empty text.
+
+        Anybody may have an opening in common with somebody, so it needs a second leg to stand on.
+        """
+        if self._seen(_BODY):
+            return ""
+        ratio, needed = self.case.ratio, 1 / self.rules.alpha
+        known_ratio = None if ratio is None else 10 ** ratio.of(self.score)
+        if known_ratio is not None and known_ratio >= needed * (1 - 1e-9):
+            return ""
+        is_ = "no ratio is known" if known_ratio is None else f"it is {known_ratio:.2g}"
+        return (
+            "it begins its answers as the group does, but further on the likeness is not seen; the "
+            f"first words alone need a likelihood ratio of {needed:g}, and {is_}"
+        )
+
     def _not_calibrated(self) -> str:
         failing = [one.name for one in self.case.strata if one.fails and one.corrected]
         if not failing:
@@ -313,7 +345,7 @@ class _Question:
 
     def _strength(self) -> str:
         """Return what a SUPPORTED finding rests on, and where it does not live."""
-        if self._seen("after the first words"):
+        if self._seen(_BODY):
             return "it resembles the group as no unrelated model does, beyond the first words, too"
         return "it begins its answers as the group does; further on the likeness is not seen"
 
@@ -325,7 +357,7 @@ class _Question:
         same = self.case.same_SK[self.place, self.number]
         if same >= self.rules.served and same > self.case.same_elsewhere:
             return SERVED
-        body = self.case.checks["after the first words"].score_SK[self.place, self.number]
+        body = self.case.checks[_BODY].score_SK[self.place, self.number]
         if self.case.weights is None or np.isnan(body):
             return NOT_SEPARATED
         times = 10 ** self.case.weights.of(float(body))

@@ -16,11 +16,17 @@ from audit.evidence import Verdict
 from audit.lineup.standing import Array
 from audit.validation.judged import Judged, score_of
 
+_NAMED_BY = ("positive", "negative", "unknown")
 ANSWERED = (Verdict.SUPPORTED, Verdict.NOT_SUPPORTED)
 
 
-def rates(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return every rate as plain data: what `metrics.json` holds."""
+def rates(judged: Sequence[Judged], *, alpha: float) -> dict[str, Any]:
+    """Return every rate as plain data: what `metrics.json` holds.
+
+    Args:
+        judged: every finding beside its truth.
+        alpha: level of a finding, and of screening.
+    """
     decidable = [one for one in judged if one.truth in ("positive", "negative")]
     positive = [one for one in decidable if one.truth == "positive"]
     negative = [one for one in decidable if one.truth == "negative"]
@@ -48,6 +54,32 @@ def rates(judged: Sequence[Judged]) -> dict[str, Any]:
         "auc": auc(_scores(positive), _scores(negative)),
         "brier": _brier(positive, negative),
         "cllr": _cllr(positive, negative),
+        "screening": screening(judged, alpha),
+    }
+
+
+def screening(judged: Sequence[Judged], level: float) -> dict[str, float | int]:
+    """Return whom a screening of all suspects at once would name, at a false discovery rate.
+
+    A suspect's p is its smallest after Holm's correction for groups, and Benjamini and Hochberg's
+    correction for suspects goes over those; a suspect is named with the group of that p. Named are
+    candidates for an audit of their own, which asks for more than a p-value.
+    """
+    first: dict[str, Judged] = {}
+    for one in judged:
+        best = first.get(one.ruling.suspect)
+        if one.ruling.p_adjusted is not None and (
+            best is None or one.ruling.p_adjusted < (best.ruling.p_adjusted or 0.0)
+        ):
+            first[one.ruling.suspect] = one
+    p_values = [one.ruling.p_adjusted or 0.0 for one in first.values()]
+    adjusted = stats.false_discovery_control(p_values, method="bh") if p_values else []
+    named = [one for one, q in zip(first.values(), adjusted, strict=True) if q <= level]
+    return {
+        "level": level,
+        "suspects": len(first),
+        "named": len(named),
+        **{truth: sum(one.truth == truth for one in named) for truth in _NAMED_BY},
     }
 
 

@@ -200,6 +200,23 @@ def test_a_named_teacher_is_asked_about_alone(world, tmp_path):
     assert stranger.findings[0].verdict is not Verdict.SUPPORTED
 
 
+def test_several_files_of_one_teacher_are_one_group(world, tmp_path):
+    files = []
+    for number, vendor in enumerate((2, 3)):
+        member = next(one for one in PEOPLE if one.name == f"t{vendor}-0")
+        texts = {f"q{n}": lineups.answer(member, n, 0) for n in range(60)}
+        files.append(str(banks.answers_file(tmp_path / f"{number}.jsonl", texts)))
+    report = audit(world, tmp_path / "out", teachers={"both": tuple(files)})[0].report
+    (finding,) = report.findings
+    assert (finding.group, finding.teacher) == ("both", "both")
+    alone = audit(world, tmp_path / "alone", teachers={"one": files[1]})[0].report.findings[0]
+    assert finding.score > alone.score + 0.5  # the likest member stands for the group
+    named = [row.name for row in report.materials if row.kind == "teacher: answers"]
+    assert named == ["both 1", "both 2"]
+    (exhibit, *_) = finding.probes[0].exhibits
+    assert "both 1" in exhibit.answers
+
+
 def test_a_named_reference_joins_the_population(world, tmp_path):
     settings = {"reference_models": {"beside": str(world / "stranger.jsonl")}}
     report = audit(world, tmp_path / "out", **settings)[0].report

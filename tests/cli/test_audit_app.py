@@ -74,7 +74,7 @@ def test_the_version_is_the_distributions():
 
 
 @pytest.mark.parametrize("pair", ["teacher", "=t.jsonl", "T=", "="])
-@pytest.mark.parametrize("option", ["--teacher", "--control", "--reference-model"])
+@pytest.mark.parametrize("option", ["--control", "--reference-model"])
 def test_a_name_without_a_path_is_refused(asked, pair, option):
     assert "write it as NAME=PATH" in refusal("audit", *asked, option, pair, code=2)
 
@@ -84,11 +84,16 @@ def test_a_path_may_hold_an_equals_sign(asked, tmp_path):
     assert call("audit", *asked, "--reference-model", f"r={other}").exit_code == 4
 
 
-@pytest.mark.parametrize("option", ["--teacher", "--control", "--reference-model"])
+@pytest.mark.parametrize("option", ["--control", "--reference-model"])
 def test_the_same_name_twice_is_refused(asked, tmp_path, option):
     said = refusal("audit", *asked, option, "N=a.jsonl", option, "N=b.jsonl", code=2)
     assert "the name 'N' is given twice" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_several_files_of_one_teacher_need_a_bank(asked):
+    said = refusal("audit", *asked, "--teacher", "N=a.jsonl", "--teacher", "N=b.jsonl", code=2)
+    assert "teacher 'N' has 2 files; one name for several needs a bank" in said
 
 
 def test_a_name_in_two_roles_is_refused(asked):

@@ -135,7 +135,7 @@ def validation(
             "schema": "spiritsafe.validation/1",
             "bank": {"name": bank, "sha256": "9f2c" * 16},
             "rules": {**asdict(rules), "least_prompts": 20},
-            **rates(rows),
+            **rates(rows, alpha=0.05),
             "relations_found": confusion(rows),
             "calibration": [asdict(one) for one in fell],
         },

@@ -9,6 +9,7 @@ import pytest
 from audit.bank import load
 from audit.evidence import Verdict
 from audit.lineup import case, index, known, reading, ruling
+from audit.lineup.ratio import Ratio
 from audit.lineup.ruling import Rules, rule
 from tests.fakes import lineups
 
@@ -186,15 +187,51 @@ def test_a_likeness_that_vanishes_without_format_or_length_is_named_so(world, ch
     assert check in row.reason
 
 
-def test_a_likeness_of_the_first_words_alone_is_named_so(world):
-    _, _, found = world
-    for p_value, words in ((0.06, "begins its answers"), (0.04, "beyond the first words")):
-        p_SK = found.check_SK["after the first words"].copy()
-        p_SK[0, 0] = p_value
-        changed = {**found.check_SK, "after the first words": p_SK}
-        row = judge(world, found=replace(found, check_SK=changed))[0]
+def first_words_alone(found, log10_lr, p_value=0.06):
+    """Return the case with such a p-value after the first words, and such a likelihood ratio."""
+    p_SK = found.check_SK["after the first words"].copy()
+    p_SK[0, 0] = p_value
+    ratio = None if log10_lr is None else Ratio(slope=0.0, offset=log10_lr, low=-9.0, high=9.0)
+    return replace(found, check_SK={**found.check_SK, "after the first words": p_SK}, ratio=ratio)
+
+
+def test_a_likeness_beyond_the_first_words_needs_no_ratio_and_is_named_so(world):
+    for log10_lr in (None, 0.5, 3.0):
+        row = judge(world, found=first_words_alone(world[2], log10_lr, p_value=0.04))[0]
         assert row.verdict is Verdict.SUPPORTED
-        assert words in row.reason
+        assert "beyond the first words" in row.reason
+
+
+def test_a_likeness_of_the_first_words_alone_needs_a_ratio_of_one_over_alpha(world):
+    enough = np.log10(20)
+    row = judge(world, found=first_words_alone(world[2], enough))[0]
+    assert row.verdict is Verdict.SUPPORTED
+    assert row.reason.startswith("it begins its answers as the group does; further on")
+    for log10_lr, said in ((enough - 0.05, "and it is 18"), (None, "and no ratio is known")):
+        row = judge(world, found=first_words_alone(world[2], log10_lr))[0]
+        assert row.verdict is Verdict.INCONCLUSIVE
+        assert f"need a likelihood ratio of 20, {said}" in row.reason
+
+
+def test_answers_too_short_to_be_read_further_are_first_words_alone(world):
+    row = judge(world, found=first_words_alone(world[2], None, p_value=np.nan))[0]
+    assert row.verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_teacher_is_no_student_of_the_group_it_taught(world):
+    bank, _, _ = world
+    models = tuple(
+        replace(one, teachers=("g9",)) if one.group == "g0" else one for one in bank.models
+    )
+    elder = replace(bank.model(STUDENT), group="g9")
+    taught = replace(bank, models=models)
+    row = judge(world, bank=taught, suspect=elder)[0]
+    assert row.verdict is Verdict.INCONCLUSIVE
+    assert "documented to have taught the group, and likeness has no direction" in row.reason
+    # It cannot be SUPPORTED, so it costs the other groups no power.
+    others = [r.p_adjusted for r in judge(world, bank=taught, suspect=elder)[1:]]
+    assert min(others) <= min(r.p_adjusted for r in judge(world)[1:])
+    assert judge(world, bank=bank, suspect=elder)[0].verdict is Verdict.SUPPORTED
 
 
 def test_what_is_not_calibrated_is_not_supported(world):
@@ -252,8 +289,6 @@ def test_where_no_p_value_could_hold_the_reason_says_so(world):
 
 
 def test_relations_are_named_where_the_evidence_separates_them(world):
-    from audit.lineup.ratio import Ratio
-
     _, _, found = world
     for offset, relation in (
         (0.9, ruling.SAME_WEIGHTS),

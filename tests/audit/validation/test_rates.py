@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from audit.evidence import Verdict
 from audit.lineup.ruling import Ruling
 from audit.validation.judged import Judged
-from audit.validation.rates import auc, c_at_1, confusion, f_05_u, rates, vote_weights
+from audit.validation.rates import auc, c_at_1, confusion, f_05_u, rates, screening, vote_weights
 
 S, N = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED
 Q, X = Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT
@@ -60,7 +60,7 @@ def row(suspect: str, said: dict[str, tuple[str, float | None]], family: str = "
 
 
 def of_single(judged: list[Judged]) -> dict[str, float]:
-    return rates(judged)["by_relation"]["single"]
+    return rates(judged, alpha=0.05)["by_relation"]["single"]
 
 
 def negatives(scores: list[float], families: list[str] | None = None) -> list[Judged]:
@@ -146,7 +146,7 @@ def test_auc_is_pooled_over_groups_and_within_each():
     found = of_single(judged)
     assert found["auc"] == pytest.approx((2 + 1 + 3) / 9)
     assert found["auc_within_group"] == pytest.approx((0.5 + 1.0) / 2)
-    assert rates(judged)["auc"] == found["auc"]
+    assert rates(judged, alpha=0.05)["auc"] == found["auc"]
 
 
 def test_a_relation_has_its_own_positives_and_all_negatives():
@@ -157,11 +157,11 @@ def test_a_relation_has_its_own_positives_and_all_negatives():
         one("c", "A", "negative", 0.5, relation="none"),
         one("u", "A", "unknown", 5.0, relation="undisclosed"),
     ]
-    found = rates(judged)["by_relation"]
+    found = rates(judged, alpha=0.05)["by_relation"]
     assert list(found) == ["mixed", "single"]
     assert (found["single"]["auc"], found["mixed"]["auc"]) == (1.0, 0.0)
     assert (found["single"]["top_1"], found["mixed"]["top_1"]) == (1.0, 0.0)
-    assert rates(judged)["auc"] == 0.5
+    assert rates(judged, alpha=0.05)["auc"] == 0.5
 
 
 # True positives at a level of false ones.
@@ -274,7 +274,7 @@ def test_verdicts_are_counted_by_truth():
         *verdicts("unknown", S, Q, Q),
         *verdicts("self", S),
     ]
-    found = rates(judged)
+    found = rates(judged, alpha=0.05)
     assert found["verdicts"] == {
         "positive": {"SUPPORTED": 2, "NOT_SUPPORTED": 1, "INCONCLUSIVE": 1, "INSUFFICIENT": 0},
         "negative": {"SUPPORTED": 1, "NOT_SUPPORTED": 2, "INCONCLUSIVE": 0, "INSUFFICIENT": 1},
@@ -303,7 +303,7 @@ def test_false_findings_are_counted_by_the_suspect_s_role():
         one("s", "A", "positive", verdict=S),
         one("t", "A", "unknown", verdict=S, role="teacher"),
     ]
-    assert rates(judged)["false_supported"] == {
+    assert rates(judged, alpha=0.05)["false_supported"] == {
         "control": 2,
         "vendor": 1,
         "teacher": 0,
@@ -358,23 +358,25 @@ def test_brier_is_the_error_of_probabilities_at_even_odds_each_side_half():
         *ratios("negative", -math.log10(4)),
     ]
     positive, negative = (0.1**2 + 0.5**2) / 2, 0.2**2
-    assert rates(judged)["brier"] == pytest.approx((positive + negative) / 2)
+    assert rates(judged, alpha=0.05)["brier"] == pytest.approx((positive + negative) / 2)
 
 
 def test_cllr_is_the_cost_in_bits_each_side_half():
     judged = [*ratios("positive", math.log10(3), 0.0), *ratios("negative", math.log10(7), None)]
     positive, negative = (math.log2(4 / 3) + 1) / 2, math.log2(8)
-    assert rates(judged)["cllr"] == pytest.approx((positive + negative) / 2)
+    assert rates(judged, alpha=0.05)["cllr"] == pytest.approx((positive + negative) / 2)
 
 
 def test_saying_nothing_costs_one_bit_and_a_quarter():
-    found = rates([*ratios("positive", 0.0), *ratios("negative", 0.0, 0.0)])
+    found = rates([*ratios("positive", 0.0), *ratios("negative", 0.0, 0.0)], alpha=0.05)
     assert (found["cllr"], found["brier"]) == (1.0, 0.25)
 
 
 @pytest.mark.parametrize("side", ["positive", "negative"])
 def test_without_ratios_on_both_sides_there_is_no_cost(side):
-    found = rates([*ratios(side, 1.0), *verdicts("positive", Q), *verdicts("negative", Q)])
+    found = rates(
+        [*ratios(side, 1.0), *verdicts("positive", Q), *verdicts("negative", Q)], alpha=0.05
+    )
     assert (found["cllr"], found["brier"]) == (None, None)
 
 
@@ -386,14 +388,14 @@ def test_a_pair_of_unknown_truth_counts_for_nothing():
         *row("s", {"A": ("positive", 1.0), "B": ("negative", -1.0), "C": ("unknown", 0.0)}),
         *negatives([0.0, 2.0, -1.0]),
     ]
-    before = rates(judged)
+    before = rates(judged, alpha=0.05)
     place = next(place for place, found in enumerate(judged) if found.truth == "unknown")
     for verdict in Verdict:
         for score in (-9.0, 0.9, None):
             ruling = replace(judged[place].ruling, verdict=verdict, score=score, log10_lr=2.0)
             changed = [*judged]
             changed[place] = replace(judged[place], ruling=ruling)
-            after = rates(changed)
+            after = rates(changed, alpha=0.05)
             assert after["verdicts"].pop("unknown")[verdict.value] == 1
             assert after == {
                 **before,
@@ -421,10 +423,44 @@ def test_a_suspect_with_no_documented_teacher_is_no_miss():
     ],
 )
 def test_what_cannot_be_measured_is_none_and_nothing_fails(judged):
-    found = rates(judged)
+    found = rates(judged, alpha=0.05)
     assert (found["auc"], found["brier"], found["cllr"]) == (None, None, None)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["pairs"]["all"] == len(judged)
     if not {one.truth for one in judged} & {"positive", "negative"}:
         assert (found["coverage"], found["f_05_u"], found["by_relation"]) == (None, None, {})
         assert set(found["c_at_1"].values()) == {None}
+
+
+def screened(suspect: str, *said: tuple[str, str, float | None]) -> list[Judged]:
+    """Return one suspect's findings: group, truth and p after Holm's correction."""
+    found = [one(suspect, group, truth) for group, truth, _ in said]
+    return [
+        replace(judged, ruling=replace(judged.ruling, p_adjusted=p))
+        for judged, (_, _, p) in zip(found, said, strict=True)
+    ]
+
+
+def test_a_screening_names_suspects_by_their_smallest_p_at_a_false_discovery_rate():
+    judged = [
+        *screened("s1", ("A", "positive", 0.001), ("B", "negative", 0.9)),
+        *screened("s2", ("A", "negative", 0.8), ("B", "negative", 0.03)),
+        *screened("s3", ("A", "unknown", 0.02), ("B", "positive", 0.02)),
+        *screened("s4", ("A", "negative", 0.6), ("B", "positive", 1.0)),
+        *screened("silent", ("A", "positive", None)),
+    ]
+    # 4 x .001 / 1, 4 x .02 / 2, 4 x .03 / 3, 4 x .6 / 4: the first three are at most .05.
+    assert screening(judged, 0.05) == {
+        "level": 0.05,
+        "suspects": 4,
+        "named": 3,
+        "positive": 1,
+        "negative": 1,
+        "unknown": 1,
+    }
+    assert screening(judged, 0.039)["named"] == 1
+    assert rates(judged, alpha=0.05)["screening"] == screening(judged, 0.05)
+
+
+def test_nobody_is_screened_where_nobody_has_a_p_value():
+    assert screening(screened("silent", ("A", "positive", None)), 0.05)["suspects"] == 0
