@@ -21,6 +21,21 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 traceback = click.option(
     "-v", "--verbose", is_flag=True, help="Show the traceback of a failure, for a bug report."
 )
+# What a finding from a bank needs, where it is not said in an audit.yaml.
+alpha = click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Level of a finding, after correction for the number of groups.",
+)
+min_prompts = click.option(
+    "--min-prompts",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Prompts that two models must both answer to be compared.",
+)
 
 
 def settle_libraries() -> None:

@@ -48,20 +48,8 @@ from cli import options
     type=click.Choice(["en", "zh"]),
     help="Of the shipped prompts; by default all. Not with --bank.",
 )
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Level of a finding, after correction for the number of groups.",
-)
-@click.option(
-    "--min-prompts",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Prompts that two models must both answer to be compared.",
-)
+@options.alpha
+@options.min_prompts
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

@@ -24,20 +24,8 @@ from cli import options
     show_default=True,
     help="Gets verdicts.csv, findings.jsonl, metrics.json and validation.html.",
 )
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="Level of a finding, after correction for the number of groups.",
-)
-@click.option(
-    "--min-prompts",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="Prompts that two models must both answer to be compared.",
-)
+@options.alpha
+@options.min_prompts
 @click.option("--no-cache", is_flag=True, help="Keep no index of the bank in the user's cache.")
 @options.as_json
 @options.quiet

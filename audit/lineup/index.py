@@ -28,7 +28,7 @@ from audit.lineup import reading
 from audit.lineup.likeness import WORDS, Products, Reader, Rows, family_means, fit, products
 from audit.lineup.reading import NOTHING, Said, View
 
-_FORM = 6  # of what is kept; another number, another index
+_FORM = 7  # of what is kept; another number, another index
 Tell = Callable[[int, int], None]
 
 

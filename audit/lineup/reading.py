@@ -7,6 +7,7 @@ is read from openings and one longer stretch, and other readings of the same ans
 
 import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,7 +39,9 @@ _COMMON = frozenset(
     "teacher test text the tiny turbo v1 v2 v3 verbose with".split()
 )
 _CJK = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"
-_TOKEN = re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_])+|[^\w\s]|_|\n")
+# What is written above, below or around a letter, as vowels of Thai and Hindi are.
+_UPON = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
+_TOKEN = re.compile(rf"{_CJK}|(?:(?!{_CJK})[^\W_][{_UPON}\u200c\u200d]*)+|[^\w\s]|_|\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, of an answer cut off within it
 # Blanks and no line ends, or a thousand empty lines would each be read to their end.
 _FENCE = re.compile(r"^[^\S\n]*(```|~~~).*$", re.MULTILINE)

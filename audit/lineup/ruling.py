@@ -60,8 +60,9 @@ class Ruling:
         rank_of: how many models that is, the suspect included.
         p_value: among unrelated pairs of all groups.
         p_own: among those of this group alone, and `p_own_floor`, below which it cannot be.
-        p_adjusted: after Holm's correction for the groups that neither dates nor makers decide;
-            of those that they decide, the p-value as it is.
+        tested: whether the answers can decide it: not where dates, makers or documents do.
+        p_adjusted: after Holm's correction for the groups that are tested; of the others, the
+            p-value as it is.
         log10_lr: of "derived from the group" to "not", bounded; None without known pairs.
         same_answers: share of prompts with the very same answer as a member, of those that both
             answer at length; None for too few.
@@ -79,6 +80,7 @@ class Ruling:
     p_value: float | None = None
     p_own: float | None = None
     p_own_floor: float | None = None
+    tested: bool = False
     p_adjusted: float | None = None
     log10_lr: float | None = None
     same_answers: float | None = None
@@ -209,6 +211,7 @@ class _Question:
             p_value=self.p_value,
             p_own=float(case.own_SK[at]),
             p_own_floor=1 / (1 + float(case.main.votes_K[self.number])),
+            tested=not self.decided_without(),
             p_adjusted=adjusted,
             log10_lr=None if case.ratio is None else case.ratio.of(self.score),
             same_answers=_number(case.same_SK[at]),

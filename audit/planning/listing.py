@@ -56,8 +56,13 @@ def costs(*, count: int | None, cost: float | None, prompts: int, bought: int | 
     if count is not None and count > prompts:
         lines.append(f"there are {prompts:,} prompts to ask, fewer than that")
     if cost is not None:
-        lines.append(f"{count:,} prompts cost about {cost:.2g}")
+        lines.append(f"{count:,} prompts cost about {_money(cost)}")
     if bought is not None:
-        whole = "all " if bought == prompts else ""
-        lines.append(f"the budget buys {whole}{bought:,} of {prompts:,} prompts")
+        some = f"all {prompts:,}" if bought == prompts else f"{bought:,} of {prompts:,}"
+        lines.append(f"the budget buys {some} prompts")
     return lines
+
+
+def _money(amount: float) -> str:
+    """Return an amount to two places, or to two digits where that would be nothing."""
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"

@@ -135,9 +135,9 @@ class Part:
 
 
 def parts(rates: Sequence[Rate]) -> list[Part]:
-    """Return error rates with what belongs together in one row."""
+    """Return error rates with what belongs together in one row; parts without a pair are none."""
     found = []
-    for name in dict.fromkeys(rate.name for rate in rates):
+    for name in dict.fromkeys(rate.name for rate in rates if rate.votes):
         before = tuple(one for one in rates if one.name == name and not one.corrected)
         corrected = {one.alpha: one for one in rates if one.name == name and one.corrected}
         after = [corrected.get(one.alpha) for one in before]

@@ -59,26 +59,21 @@ def rates(judged: Sequence[Judged], *, alpha: float) -> dict[str, Any]:
 
 
 def screening(judged: Sequence[Judged], level: float) -> dict[str, float | int]:
-    """Return whom a screening of all suspects at once would name, at a false discovery rate.
+    """Return what a screening of all suspects at once would name, at a false discovery rate.
 
-    A suspect's p is its smallest after Holm's correction for groups, and Benjamini and Hochberg's
-    correction for suspects goes over those; a suspect is named with the group of that p. Named are
-    candidates for an audit of their own, which asks for more than a p-value.
+    Benjamini and Hochberg's procedure (1995) over the p-values of all pairs that the answers can
+    decide; ranks among common references bear it (Bates et al., 2023). Named pairs are candidates
+    for an audit of their own, which asks for more than a p-value.
     """
-    first: dict[str, Judged] = {}
-    for one in judged:
-        best = first.get(one.ruling.suspect)
-        if one.ruling.p_adjusted is not None and (
-            best is None or one.ruling.p_adjusted < (best.ruling.p_adjusted or 0.0)
-        ):
-            first[one.ruling.suspect] = one
-    p_values = [one.ruling.p_adjusted or 0.0 for one in first.values()]
+    asked = [one for one in judged if one.ruling.tested and one.ruling.p_value is not None]
+    p_values = [one.ruling.p_value or 0.0 for one in asked]
     adjusted = stats.false_discovery_control(p_values, method="bh") if p_values else []
-    named = [one for one, q in zip(first.values(), adjusted, strict=True) if q <= level]
+    named = [one for one, q in zip(asked, adjusted, strict=True) if q <= level]
     return {
         "level": level,
-        "suspects": len(first),
+        "pairs": len(asked),
         "named": len(named),
+        "suspects": len({one.ruling.suspect for one in named}),
         **{truth: sum(one.truth == truth for one in named) for truth in _NAMED_BY},
     }
 

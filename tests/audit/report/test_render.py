@@ -303,5 +303,22 @@ def test_a_part_of_the_error_rates_is_one_row_with_what_the_correction_changed()
     assert acme.after == (rates[6], None)
 
 
-def test_without_any_rate_there_is_no_part():
+def test_without_any_rate_or_vote_there_is_no_part():
     assert parts([]) == []
+    assert parts([dataclasses.replace(rate("all", 0.05, 0.0, corrected=False), votes=0.0)]) == []
+
+
+def test_error_rates_stand_in_one_table_whose_cells_are_labelled():
+    rates = (
+        rate("all", 0.05, 0.04, corrected=False),
+        rate("groups of <acme>", 0.05, 0.2, corrected=False),
+        rate("groups of <acme>", 0.05, 0.06, corrected=True),
+    )
+    page = render(reports.report(error_rates=rates))
+    (table,) = re.findall(
+        r"<table[^>]*>\s*<caption>How often documented.*?</table>", page, re.DOTALL
+    )
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, re.DOTALL)
+    assert [row.count('data-label="p ≤ 0.05"') for row in rows] == [1, 1]
+    assert "groups of &lt;acme&gt;" in rows[1]
+    assert ["ranked among themselves" in row for row in rows] == [False, True]

@@ -432,35 +432,36 @@ def test_what_cannot_be_measured_is_none_and_nothing_fails(judged):
         assert set(found["c_at_1"].values()) == {None}
 
 
-def screened(suspect: str, *said: tuple[str, str, float | None]) -> list[Judged]:
-    """Return one suspect's findings: group, truth and p after Holm's correction."""
+def screened(suspect: str, *said: tuple[str, str, float | None], tested: bool = True):
+    """Return one suspect's findings: group, truth and p-value."""
     found = [one(suspect, group, truth) for group, truth, _ in said]
     return [
-        replace(judged, ruling=replace(judged.ruling, p_adjusted=p))
+        replace(judged, ruling=replace(judged.ruling, p_value=p, tested=tested))
         for judged, (_, _, p) in zip(found, said, strict=True)
     ]
 
 
-def test_a_screening_names_suspects_by_their_smallest_p_at_a_false_discovery_rate():
+def test_a_screening_names_pairs_at_a_false_discovery_rate():
     judged = [
         *screened("s1", ("A", "positive", 0.001), ("B", "negative", 0.9)),
-        *screened("s2", ("A", "negative", 0.8), ("B", "negative", 0.03)),
-        *screened("s3", ("A", "unknown", 0.02), ("B", "positive", 0.02)),
-        *screened("s4", ("A", "negative", 0.6), ("B", "positive", 1.0)),
+        *screened("s2", ("A", "negative", 0.8), ("B", "negative", 0.02)),
+        *screened("s3", ("A", "unknown", 0.01), ("B", "positive", 0.6)),
         *screened("silent", ("A", "positive", None)),
+        *screened("sibling", ("A", "unknown", 0.0001), tested=False),
     ]
-    # 4 x .001 / 1, 4 x .02 / 2, 4 x .03 / 3, 4 x .6 / 4: the first three are at most .05.
+    # 6 x .001 / 1, 6 x .01 / 2, 6 x .02 / 3, 6 x .6 / 4: the first three are at most .05.
     assert screening(judged, 0.05) == {
         "level": 0.05,
-        "suspects": 4,
+        "pairs": 6,
         "named": 3,
+        "suspects": 3,
         "positive": 1,
         "negative": 1,
         "unknown": 1,
     }
-    assert screening(judged, 0.039)["named"] == 1
+    assert screening(judged, 0.029)["named"] == 1
     assert rates(judged, alpha=0.05)["screening"] == screening(judged, 0.05)
 
 
-def test_nobody_is_screened_where_nobody_has_a_p_value():
-    assert screening(screened("silent", ("A", "positive", None)), 0.05)["suspects"] == 0
+def test_nothing_is_screened_where_nobody_has_a_p_value():
+    assert screening(screened("silent", ("A", "positive", None)), 0.05)["pairs"] == 0
