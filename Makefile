@@ -1,7 +1,8 @@
-# make demo    the whole story: teacher -> student and controls -> audit, two HTML pages
+# make demo    the whole story: teacher -> student and controls -> audits, with pages to look at
 # make test    every test
 # make lint    style, types, import directions
 # make bench   the benchmarks that exist, JSON under runs/bench
+# make bank    the shipped bank of small models again: most of an hour
 # make llama   served teachers against llama.cpp, built from its sources
 # make campaign  interruptions, faults, seeds, signals, teachers: hours; results are under docs/
 
@@ -14,12 +15,20 @@ SEEDS  := 1 2 3
 CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
 TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
 
-.PHONY: demo student $(CONTROLS) audit test lint bench llama campaign install clean
+.PHONY: demo student $(CONTROLS) audit findings test lint bench bank llama campaign install clean
 
-demo: audit
+demo: audit findings
 	@echo
-	@echo "training page: $(DEMO)/student/run.html"
-	@echo "audit page:    $(DEMO)/audit/report.html"
+	@echo "training page:   $(DEMO)/student/run.html"
+	@echo "audit pages:     $(DEMO)/audit/report.html $(DEMO)/pupil/report.html"
+	@echo "validation page: $(DEMO)/validation/validation.html"
+
+findings: audit
+	@echo "== findings from answers alone: how often is the audit right on the shipped bank?"
+	@$(BIN)/audit validate --bank data/bank --out $(DEMO)/validation
+	@echo "== and of two models that are not in it?"
+	@$(BIN)/audit probe --suspect data/suspects/pupil.jsonl --bank data/bank --out $(DEMO)/pupil
+	@$(BIN)/audit probe --suspect data/suspects/stranger.jsonl --bank data/bank --out $(DEMO)/stranger
 
 audit: $(CONTROLS)
 	@echo "== audit: was the student taught by this teacher?"
@@ -62,9 +71,14 @@ bench: install
 	$(BIN)/python tests/bench/student.py --json runs/bench/student.json
 	$(BIN)/python tests/bench/decode.py --json runs/bench/decode.json
 	$(BIN)/python tests/bench/learning.py --json runs/bench/learning.json
+	$(BIN)/python tests/bench/audit.py --json runs/bench/audit.json
 	@$(PIP) -e '.[bench]'
 	$(BIN)/python tests/bench/loss.py --json runs/bench/loss.json
 	$(BIN)/python tests/bench/store.py --json runs/bench/store.json
+
+# The same models, answers and files on the same machine and versions; elsewhere others like them.
+bank: install
+	$(BIN)/python -m data.making.bank --seed 2 --work runs/bank/work --out runs/bank/data --workers 2
 
 # Served teachers against llama.cpp, whose Python package is built from its sources: some minutes.
 llama: install
@@ -88,6 +102,7 @@ campaign: install
 	$(BIN)/python tests/campaigns/draws.py --json runs/campaign/draws.json
 	$(BIN)/python tests/campaigns/agreement.py --json runs/campaign/agreement.json
 	$(BIN)/python tests/campaigns/intervals.py --json runs/campaign/intervals.json
+	$(BIN)/python tests/campaigns/edits.py --bank data/bank --json runs/campaign/edits.json
 	$(BIN)/python tests/campaigns/cross_tokenizer.py --work runs/campaign/cross-tokenizer \
 	  --json runs/campaign/cross-tokenizer.json
 

@@ -188,7 +188,10 @@ def test_a_change_of_what_is_read_needs_another_form_of_what_is_kept():
 
     When this fails for a reason you meant, raise `_FORM` and write down both anew.
     """
-    text = "# Sure!\n\n1. **GPT-4.5** says *hi*, _you_.\n> 我是Qwen2。\U0001f44d हिन्दी\n```\nx = 1\n```\n"
+    text = (
+        "# Sure!\n\n1. **GPT-4.5** says *hi*, _you_.\n"
+        "> 我是Qwen2。\U0001f44d हिन्दी\n```\nx = 1\n```\n"
+    )
     names = reading.masked_names(["Falconet-7b-chat"])
     answers = [f"Ahoy, my dear old reader: {n}, {text * 9}" for n in range(24)]
     said = reading.said(answers, names)
