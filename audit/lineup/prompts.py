@@ -54,7 +54,9 @@ def contributions(
         best_K = [group[int(np.argmax(mean_T[list(group)]))] for group in groups]
         chosen_PK = mine_PT[:, best_K]
         likeness_VPK.append(np.where(np.isnan(chosen_PK), means(chosen_PK), chosen_PK))
-    return by.apply(np.stack(likeness_VPK)), np.array(best_K)
+    stacked_VPK = np.stack(likeness_VPK)
+    every_PK = np.ones(stacked_VPK.shape[1:], dtype=np.bool_)
+    return by.apply(stacked_VPK, every_PK), np.array(best_K)
 
 
 def means(values_PT: Array) -> Array:

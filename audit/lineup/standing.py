@@ -2,7 +2,10 @@
 
 A raw likeness (`likeness.py`) depends on the group, since some teachers are like everybody, and on
 the model, since a capable one is like any capable teacher. So it is taken in spreads of unrelated
-models about their mean, group by group, and then minus the mean over all groups.
+models about their mean, group by group, and then minus the mean over all other groups. Of a
+reference these are the groups that it is documented to be unrelated to: with a student's own
+teacher among them its other likenesses would look small, and a suspect that nobody taught, beside
+such references, unusual.
 
 What is replicated is the model, and more strictly the family. The p-value of a pair is its rank
 among all documented-negative pairs of other families, one vote a (family, group). The suspect's
@@ -103,19 +106,24 @@ class Scale:
     spread: float
     known_K: Mask
 
-    def apply(self, raw_VNK: Array) -> Array:
-        """Return the scores `[N, K]`, NaN where nothing is known."""
-        return (self._relative(raw_VNK) - self.centre) / self.spread
+    def apply(self, raw_VNK: Array, beside_NK: Mask) -> Array:
+        """Return the scores `[N, K]`, NaN where nothing is known.
 
-    def _relative(self, raw_VNK: Array) -> Array:
+        Args:
+            raw_VNK: likeness by view.
+            beside_NK: groups whose mean is taken off a model's likeness to another.
+        """
+        return (self._relative(raw_VNK, beside_NK) - self.centre) / self.spread
+
+    def _relative(self, raw_VNK: Array, beside_NK: Mask) -> Array:
         each_VNK = (raw_VNK - self.mean_VK[:, None]) / self.spread_VK[:, None]
         z_NK = np.where(self.known_K, each_VNK.mean(0), np.nan)
-        known_NK = ~np.isnan(z_NK)
-        count_N1 = np.maximum(known_NK.sum(1, keepdims=True), 1)
-        filled_NK = np.where(known_NK, z_NK, 0)
+        beside_NK = beside_NK & ~np.isnan(z_NK)
+        filled_NK = np.where(beside_NK, z_NK, 0)
         # Minus the others over the number of all: with one group alone nothing is taken off.
         others_NK = filled_NK.sum(1, keepdims=True) - filled_NK
-        return np.asarray(z_NK - others_NK / count_N1, dtype=np.float64)
+        count_NK = beside_NK.sum(1, keepdims=True) - beside_NK + 1
+        return np.asarray(z_NK - others_NK / count_NK, dtype=np.float64)
 
 
 def votes(family: Sequence[str], pairs_NK: Mask) -> Array:
@@ -126,12 +134,13 @@ def votes(family: Sequence[str], pairs_NK: Mask) -> Array:
     return np.where(pairs_NK, 1 / np.maximum(count_FK[number_N], 1), 0.0)
 
 
-def scale(raw_VNK: Array, unrelated_NK: Mask, family: Sequence[str]) -> Scale:
+def scale(raw_VNK: Array, unrelated_NK: Mask, beside_NK: Mask, family: Sequence[str]) -> Scale:
     """Return the scale of some unrelated pairs.
 
     Args:
         raw_VNK: likeness by view.
         unrelated_NK: the pairs to measure by.
+        beside_NK: groups whose mean is taken off a model's likeness to another.
         family: of each model.
     """
     unrelated_NK = unrelated_NK & ~np.isnan(raw_VNK).any(0)
@@ -151,7 +160,7 @@ def scale(raw_VNK: Array, unrelated_NK: Mask, family: Sequence[str]) -> Scale:
         spread=1.0,
         known_K=known_K,
     )
-    z_NK = first.apply(raw_VNK)
+    z_NK = first.apply(raw_VNK, beside_NK)
     weight_NK = np.where(np.isnan(z_NK), 0, weight_NK)
     total = max(weight_NK.sum(), 1e-9)
     z_NK = np.nan_to_num(z_NK)
@@ -215,15 +224,17 @@ def stand(
     out_N[rows_S] = True
     usable_NK = lineup.negative_NK & ~out_N[:, None]
     raw_VNK = np.stack([lineup.raw(view, left_out) for view in views])
-    alone = scale(raw_VNK, usable_NK, lineup.family)
-    score_SK = alone.apply(raw_VNK)[rows_S]
+    # Of a suspect nothing is known, so its likeness to every group is its background.
+    beside_NK = lineup.negative_NK | out_N[:, None]
+    alone = scale(raw_VNK, usable_NK, beside_NK, lineup.family)
+    score_SK = alone.apply(raw_VNK, beside_NK)[rows_S]
     reference_NK = np.full(usable_NK.shape, np.nan)
     above_SKK = np.zeros((*score_SK.shape, usable_NK.shape[1]))
     votes_K = np.zeros(usable_NK.shape[1])
     for name in dict.fromkeys(f for f, out in zip(lineup.family, out_N, strict=True) if not out):
         rows_N = lineup.rows(frozenset({name})) & ~out_N
-        both = scale(raw_VNK, usable_NK & ~rows_N[:, None], lineup.family)
-        z_NK = both.apply(raw_VNK)
+        both = scale(raw_VNK, usable_NK & ~rows_N[:, None], beside_NK, lineup.family)
+        z_NK = both.apply(raw_VNK, beside_NK)
         reference_NK[rows_N] = z_NK[rows_N]
         pairs_NK = usable_NK & rows_N[:, None] & ~np.isnan(z_NK)
         share_NK = votes(lineup.family, pairs_NK)

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from audit.lineup.likeness import Products
-from audit.lineup.standing import LEAST_FAMILIES, Lineup, Scale, scale, stand, votes
+from audit.lineup.standing import LEAST_FAMILIES, Lineup, scale, stand, votes
 
 
-def plain_scale(raw_VNK, unrelated_NK, family, borrowed=5.0):
+def plain_scale(raw_VNK, unrelated_NK, beside_NK, family, borrowed=5.0):
     """Return scores `[N, K]` of all models, written as the definition reads."""
     views, models, groups = raw_VNK.shape
     weight = np.zeros((models, groups))
@@ -40,9 +40,11 @@ def plain_scale(raw_VNK, unrelated_NK, family, borrowed=5.0):
                 (var[v, k] * total[k] + var[v].mean() * borrowed) / (total[k] + borrowed)
             )
             z[:, k] += (raw_VNK[v, :, k] - mean[v, k]) / spread / views
-    relative = np.array(
-        [[z[i, k] - (z[i].sum() - z[i, k]) / groups for k in range(groups)] for i in range(models)]
-    )
+    relative = np.zeros((models, groups))
+    for i in range(models):
+        for k in range(groups):
+            others = [z[i, j] for j in range(groups) if j != k and beside_NK[i, j]]
+            relative[i, k] = z[i, k] - sum(others) / (len(others) + 1)
     centre = (weight * relative).sum() / weight.sum()
     spread = np.sqrt((weight * (relative - centre) ** 2).sum() / weight.sum())
     return (relative - centre) / spread
@@ -55,18 +57,27 @@ def raw(seed, views=2, models=12, groups=3):
 FAMILY = tuple("aabbbcdefghi")
 
 
+def scored(raw_VNK, unrelated_NK, beside_NK=None):
+    """Return the scores of all models, all groups beside one another unless it is said."""
+    every_NK = np.ones(raw_VNK.shape[1:], dtype=bool)
+    beside_NK = every_NK if beside_NK is None else beside_NK
+    return scale(raw_VNK, unrelated_NK, beside_NK, FAMILY).apply(raw_VNK, beside_NK)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_are_those_of_the_definition(seed):
     raw_VNK = raw(seed)
     unrelated_NK = np.random.default_rng(seed + 9).random((12, 3)) < 0.8
-    found = scale(raw_VNK, unrelated_NK, FAMILY).apply(raw_VNK)
-    np.testing.assert_allclose(found, plain_scale(raw_VNK, unrelated_NK, FAMILY), atol=1e-12)
+    beside_NK = np.random.default_rng(seed + 99).random((12, 3)) < 0.7
+    found = scored(raw_VNK, unrelated_NK, beside_NK)
+    expected = plain_scale(raw_VNK, unrelated_NK, beside_NK, FAMILY)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_unrelated_pairs_have_mean_0_and_spread_1_by_votes():
     raw_VNK, unrelated_NK = raw(5), np.ones((12, 3), dtype=bool)
     weight_NK = votes(FAMILY, unrelated_NK)
-    z_NK = scale(raw_VNK, unrelated_NK, FAMILY).apply(raw_VNK)
+    z_NK = scored(raw_VNK, unrelated_NK)
     assert (weight_NK * z_NK).sum() == pytest.approx(0, abs=1e-9)
     assert (weight_NK * z_NK**2).sum() / weight_NK.sum() == pytest.approx(1)
 
@@ -80,26 +91,24 @@ def test_a_familys_pairs_with_one_group_share_one_vote():
 def test_scores_do_not_depend_on_the_units_of_likeness():
     raw_VNK, unrelated_NK = raw(1), np.ones((12, 3), dtype=bool)
     other_VNK = raw_VNK * np.array([3.0, 40.0])[:, None, None] + 7
-    np.testing.assert_allclose(
-        scale(raw_VNK, unrelated_NK, FAMILY).apply(raw_VNK),
-        scale(other_VNK, unrelated_NK, FAMILY).apply(other_VNK),
-    )
+    np.testing.assert_allclose(scored(raw_VNK, unrelated_NK), scored(other_VNK, unrelated_NK))
 
 
 def test_a_model_that_is_like_every_group_stands_out_in_none():
     raw_VNK, unrelated_NK = raw(2), np.ones((12, 3), dtype=bool)
-    before = scale(raw_VNK, unrelated_NK, FAMILY)
+    before = scale(raw_VNK, unrelated_NK, unrelated_NK, FAMILY)
     lifted_VNK = raw_VNK.copy()
     lifted_VNK[:, 0] += 4 * before.spread_VK  # as much above everyone, in spreads of each group
-    moved_NK = before.apply(lifted_VNK) - before.apply(raw_VNK)
+    same_NK = before.apply(raw_VNK, unrelated_NK)
+    moved_NK = before.apply(lifted_VNK, unrelated_NK) - same_NK
     alone_VNK = raw_VNK.copy()
     alone_VNK[:, 0, 0] += 4 * before.spread_VK[:, 0]
-    assert moved_NK[0].max() < 0.4 * (before.apply(alone_VNK) - before.apply(raw_VNK))[0, 0]
+    assert moved_NK[0].max() < 0.4 * (before.apply(alone_VNK, unrelated_NK) - same_NK)[0, 0]
 
 
 def test_with_one_group_nothing_is_taken_off():
     raw_VNK = raw(3, views=1, groups=1)
-    z_NK = scale(raw_VNK, np.ones((12, 1), dtype=bool), FAMILY).apply(raw_VNK)
+    z_NK = scored(raw_VNK, np.ones((12, 1), dtype=bool))
     assert stats.pearsonr(z_NK[:, 0], raw_VNK[0, :, 0]).statistic == pytest.approx(1)
 
 
@@ -108,27 +117,22 @@ def test_a_group_with_too_few_unrelated_families_has_no_score_and_harms_no_other
     unrelated_NK[:, 2] = False
     unrelated_NK[[0, 2], 2] = True  # two families, and LEAST_FAMILIES are needed
     assert LEAST_FAMILIES == 3
-    found = scale(raw_VNK, unrelated_NK, FAMILY)
-    z_NK = found.apply(raw_VNK)
+    z_NK = scored(raw_VNK, unrelated_NK)
     assert np.isnan(z_NK[:, 2]).all()
-    np.testing.assert_allclose(
-        z_NK[:, :2],
-        scale(raw_VNK[:, :, :2], unrelated_NK[:, :2], FAMILY).apply(raw_VNK[:, :, :2]),
-    )
+    np.testing.assert_allclose(z_NK[:, :2], scored(raw_VNK[:, :, :2], unrelated_NK[:, :2]))
 
 
 def test_a_likeness_that_is_not_known_has_no_score_and_is_no_reference():
     raw_VNK, unrelated_NK = raw(6), np.ones((12, 3), dtype=bool)
     raw_VNK[0, 4, 1] = np.nan
-    z_NK = scale(raw_VNK, unrelated_NK, FAMILY).apply(raw_VNK)
+    z_NK = scored(raw_VNK, unrelated_NK)
     assert np.isnan(z_NK[4, 1])
     assert np.isfinite(np.delete(z_NK.ravel(), 4 * 3 + 1)).all()
 
 
 def test_likeness_that_is_the_same_for_all_is_finite():
     raw_VNK = np.ones((1, 12, 3))
-    found: Scale = scale(raw_VNK, np.ones((12, 3), dtype=bool), FAMILY)
-    assert np.isfinite(found.apply(raw_VNK)).all()
+    assert np.isfinite(scored(raw_VNK, np.ones((12, 3), dtype=bool))).all()
 
 
 def products(likeness_PNT, family) -> Products:
@@ -143,11 +147,14 @@ def products(likeness_PNT, family) -> Products:
     )
 
 
-def lineup(rng, *, families=30, each=2, groups=4, effect=None, kin=0.7) -> Lineup:
+def lineup(
+    rng, *, families=30, each=2, groups=4, effect=None, kin=0.7, taught=0, lesson=4.0
+) -> Lineup:
     """Return a line-up in which nobody is related, but families resemble each other.
 
     Likeness is a group's mean, a model's own level, what its family shares and noise; the first
     rows are the groups' teachers. `effect` is added to the first suspect's likeness to group 0.
+    The last `taught` families are students each of some group, and as much like it as `lesson`.
     """
     teachers = groups
     family = [f"teacher {k}" for k in range(groups)]
@@ -161,6 +168,10 @@ def lineup(rng, *, families=30, each=2, groups=4, effect=None, kin=0.7) -> Lineu
         likeness_NT[groups, 0] += effect
     negative_NK = np.ones((models, groups), dtype=bool)
     negative_NK[:groups] = ~np.eye(groups, dtype=bool)
+    for place, name in enumerate(dict.fromkeys(family[len(family) - taught * each :])):
+        for row in [i for i, own in enumerate(family) if own == name]:
+            likeness_NT[row, place % groups] += lesson
+            negative_NK[row, place % groups] = False
     return Lineup(
         products={"view": products(np.tile(0.01 * likeness_NT, (1, 1, 1)), family)},
         family=tuple(family),
@@ -182,6 +193,19 @@ def test_p_values_of_unrelated_suspects_are_as_often_small_as_they_say():
         bound = stats.binom.isf(1e-3, len(p), alpha)
         slack = 2 * (bound - alpha * len(p))
         assert alpha * len(p) - slack < (p <= alpha).sum() < alpha * len(p) + slack
+
+
+def test_students_among_the_references_do_not_make_the_innocent_look_unusual():
+    """Their other likenesses are not judged beside that to their own teacher."""
+    p = np.concatenate(
+        [
+            stand(models, ["view"], [4], frozenset({models.family[4]})).p_values()[0]
+            for models in (lineup(np.random.default_rng(n), each=1, taught=24) for n in range(200))
+        ]
+    )
+    for alpha in (0.05, 0.1):
+        bound = stats.binom.isf(1e-3, len(p), alpha)
+        assert (p <= alpha).sum() < alpha * len(p) + 2 * (bound - alpha * len(p))
 
 
 def test_kin_are_one_vote_where_models_would_be_many():
@@ -214,7 +238,9 @@ def test_ranks_are_counted_as_the_definition_counts_them():
         if name in out:
             continue
         rows = models.rows(frozenset({name}))
-        z = scale(raw_VNK, usable_NK & ~rows[:, None], models.family).apply(raw_VNK)
+        beside_NK = models.negative_NK | models.rows(out)[:, None]
+        by = scale(raw_VNK, usable_NK & ~rows[:, None], beside_NK, models.family)
+        z = by.apply(raw_VNK, beside_NK)
         for j in np.flatnonzero(rows):
             for k in np.flatnonzero(usable_NK[j]):
                 share = 1 / usable_NK[rows, k].sum()
