@@ -184,6 +184,7 @@ class Standing:
         above_SKK: votes of unrelated pairs of each group (last axis) that score as high.
         votes_K: votes of unrelated pairs of each group.
         reference_NK: scores of all other models, their own family left out, too; for comparison.
+            Those of related pairs are as a suspect's would be.
         scale: by which `score_SK` was measured.
     """
 
@@ -228,6 +229,7 @@ def stand(
     beside_NK = lineup.negative_NK | out_N[:, None]
     alone = scale(raw_VNK, usable_NK, beside_NK, lineup.family)
     score_SK = alone.apply(raw_VNK, beside_NK)[rows_S]
+    everything_NK = np.ones_like(usable_NK)
     reference_NK = np.full(usable_NK.shape, np.nan)
     above_SKK = np.zeros((*score_SK.shape, usable_NK.shape[1]))
     votes_K = np.zeros(usable_NK.shape[1])
@@ -235,7 +237,9 @@ def stand(
         rows_N = lineup.rows(frozenset({name})) & ~out_N
         both = scale(raw_VNK, usable_NK & ~rows_N[:, None], beside_NK, lineup.family)
         z_NK = both.apply(raw_VNK, beside_NK)
-        reference_NK[rows_N] = z_NK[rows_N]
+        # Related pairs are what a suspect's would be, whose relations are not known beforehand.
+        blind_NK = both.apply(raw_VNK, everything_NK)
+        reference_NK[rows_N] = np.where(lineup.negative_NK, z_NK, blind_NK)[rows_N]
         pairs_NK = usable_NK & rows_N[:, None] & ~np.isnan(z_NK)
         share_NK = votes(lineup.family, pairs_NK)
         votes_K += share_NK.sum(0)

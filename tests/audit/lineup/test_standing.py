@@ -208,6 +208,19 @@ def test_students_among_the_references_do_not_make_the_innocent_look_unusual():
         assert (p <= alpha).sum() < alpha * len(p) + 2 * (bound - alpha * len(p))
 
 
+def test_related_references_score_as_they_would_as_suspects():
+    """Else a likelihood ratio would compare a suspect with students that are known to be some."""
+    models = lineup(np.random.default_rng(5), each=1, taught=6)
+    student = len(models.family) - 1
+    name = frozenset({models.family[student]})
+    (group,) = np.flatnonzero(~models.negative_NK[student])
+    beside = stand(models, ["view"], [4], frozenset({models.family[4]}))
+    alone = stand(models, ["view"], [student], name | {models.family[4]})
+    assert beside.reference_NK[student, group] == pytest.approx(alone.score_SK[0, group])
+    others = np.flatnonzero(models.negative_NK[student])
+    assert (beside.reference_NK[student, others] > alone.score_SK[0, others]).all()
+
+
 def test_kin_are_one_vote_where_models_would_be_many():
     """Of one family with many alike members each is a reference, but their votes are one."""
     models = lineup(np.random.default_rng(0), families=6, each=1)
