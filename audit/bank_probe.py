@@ -177,6 +177,12 @@ def _extended(bank: Bank, config: AuditConfig) -> Bank:
     """Return the bank with teachers and references that were named beside it."""
     members = _members(config)
     files = {name: path for of in members.values() for name, path in of.items()}
+    for teacher, of in members.items():
+        if len(of) > 1 and not members.keys().isdisjoint(of):
+            raise ConfigError(
+                f"the files of teacher {teacher!r} are called {', '.join(of)}, as another teacher "
+                "is; give that one another name."
+            )
     for name in (*members, *files, *config.reference_models):
         if name in bank.files or any(group.name == name for group in bank.groups):
             raise ConfigError(

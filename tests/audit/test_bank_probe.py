@@ -217,6 +217,13 @@ def test_several_files_of_one_teacher_are_one_group(world, tmp_path):
     assert "both 1" in exhibit.answers
 
 
+def test_a_teacher_named_as_another_s_file_is_refused(world, tmp_path):
+    path = str(world / "stranger.jsonl")
+    teachers = {"both": (path, path), "both 1": path}
+    with pytest.raises(ConfigError, match="files of teacher 'both' are called both 1, both 2"):
+        audit(world, tmp_path / "out", teachers=teachers)
+
+
 def test_a_named_reference_joins_the_population(world, tmp_path):
     settings = {"reference_models": {"beside": str(world / "stranger.jsonl")}}
     report = audit(world, tmp_path / "out", **settings)[0].report
