@@ -78,7 +78,7 @@ bench: install
 
 # The same models, answers and files on the same machine and versions; elsewhere others like them.
 bank: install
-	$(BIN)/python -m data.making.bank --seed 2 --work runs/bank/work --out runs/bank/data --workers 2
+	$(BIN)/python -m data.making.bank --seed 3 --work runs/bank/work --out runs/bank/data --workers 2
 
 # Served teachers against llama.cpp, whose Python package is built from its sources: some minutes.
 llama: install

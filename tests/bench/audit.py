@@ -13,6 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+# This file has the name of the package it measures, and its own directory comes first.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from audit.bank import load
 from audit.lineup import known
 from audit.resources import shipped
