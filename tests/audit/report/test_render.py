@@ -321,4 +321,4 @@ def test_error_rates_stand_in_one_table_whose_cells_are_labelled():
     rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, re.DOTALL)
     assert [row.count('data-label="p ≤ 0.05"') for row in rows] == [1, 1]
     assert "groups of &lt;acme&gt;" in rows[1]
-    assert ["ranked among themselves" in row for row in rows] == [False, True]
+    assert ["after that: " in row for row in rows] == [False, True]
