@@ -39,7 +39,7 @@ def test_it_says_what_a_power_needs_and_what_a_budget_buys(bank, tmp_path):
     assert lines[0] == "bank: known pairs that would be SUPPORTED"
     assert lines[1].split() == ["prompts", "single", "unrelated"]
     assert lines[4].split()[0] == "40"
-    assert any(line.startswith("a power of 20% (single) needs ") for line in lines)
+    assert any(line.startswith("a power of 20% (single) ") for line in lines)
     assert "the budget buys 25 of 40 prompts" in lines
     asked = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines[-1] == f"{len(asked)} prompts to ask: {out}"
