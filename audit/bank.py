@@ -111,6 +111,13 @@ class Bank:
             raise KeyError(name)
         return found
 
+    def group(self, name: str) -> Group:
+        """Return the group called `name`; a KeyError if there is none."""
+        found = next((group for group in self.groups if group.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
     def answers(self, name: str) -> dict[str, Response]:
         """Return a model's answers by id, in the order of its file; they may be empty texts.
 

@@ -32,6 +32,7 @@ from audit.evidence import (
 )
 from audit.lineup import case, known, outsider, reading
 from audit.lineup import index as indices
+from audit.lineup.judging import judge
 from audit.lineup.ruling import Rules, Ruling, rule
 from audit.lineup.standing import Lineup
 from audit.probes import contrast
@@ -129,7 +130,7 @@ def examine(config: AuditConfig, *, cache: Path | None, say: Say, progress: Prog
     found = case.examine(models, facts, [row], left_out)
     rulings = rule(bank, models, found, bank.models[row], 0, rules, answered=len(index.prompts))
     asked = _asked(config, rulings)
-    students = _known_students(bank, models, facts, left_out, rules, len(index.prompts), progress)
+    students = _known_students(bank, models, facts, left_out, rules, progress)
     return Body(
         suspect=Suspect(
             name=Path(config.suspect).name,
@@ -256,7 +257,6 @@ def _known_students(
     facts: known.Facts,
     left_out: frozenset[str],
     rules: Rules,
-    answered: int,
     progress: Progress,
 ) -> tuple[KnownStudent, ...]:
     """Return what the same audit says of students whose teachers are documented."""
@@ -269,28 +269,20 @@ def _known_students(
     found: list[KnownStudent] = []
     for number, name in enumerate(families, 1):
         rows = [row for row in sorted(taught) if models.family[row] == name]
-        own = frozenset({name})
-        theirs = case.examine(models, facts, rows, left_out | own | known.relatives(bank, own))
-        for place, row in enumerate(rows):
-            rulings = rule(bank, models, theirs, bank.models[row], place, rules, answered=answered)
-            found += [
-                KnownStudent(
-                    name=one.suspect,
-                    group=one.group,
-                    relation=bank.models[row].relation,
-                    verdict=one.verdict,
-                    score=one.score,
-                    p_value=one.p_value,
-                )
-                for one in rulings
-                if known.truth(bank, bank.models[row], _group(bank, one.group)) == "positive"
-            ]
+        found += [
+            KnownStudent(
+                name=one.suspect,
+                group=one.group,
+                relation=bank.model(one.suspect).relation,
+                verdict=one.verdict,
+                score=one.score,
+                p_value=one.p_value,
+            )
+            for one in judge(bank, models, facts, rows, rules, left_out=left_out)
+            if known.truth(bank, bank.model(one.suspect), bank.group(one.group)) == "positive"
+        ]
         progress("known students in the suspect's place", number, len(families), "families")
     return tuple(found)
-
-
-def _group(bank: Bank, name: str) -> Group:
-    return next(group for group in bank.groups if group.name == name)
 
 
 def _positive_control(students: Sequence[KnownStudent], asked: Sequence[Ruling]) -> str:

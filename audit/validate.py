@@ -16,8 +16,9 @@ import numpy as np
 
 from audit.bank import Bank, load
 from audit.files import write_text
-from audit.lineup import case, index, known, reading, ruling
+from audit.lineup import case, index, known, reading
 from audit.lineup.case import Stratum
+from audit.lineup.judging import judge
 from audit.lineup.ruling import Rules, Ruling
 from audit.lineup.standing import Lineup
 from audit.report.validation import render
@@ -72,11 +73,11 @@ def validate(
         f"{len(bank.models)} models of {len(set(models.family))} families, {len(bank.groups)} "
         f"groups of teachers, {len(made.prompts)} prompts"
     )
-    answered_N = made.products[reading.DECIDING[0].name].there_PN.sum(0)
     rulings: list[Ruling] = []
     families = list(dict.fromkeys(models.family))
     for number, family in enumerate(families, 1):
-        rulings += _judge(bank, models, facts, family, rules, answered_N)
+        rows = [row for row, name in enumerate(models.family) if name == family]
+        rulings += judge(bank, models, facts, rows, rules)
         progress("judging families", number, len(families), "families")
     judged = _beside_truth(bank, rulings)
     calibration = _calibration(models, facts, bank, judged)
@@ -103,41 +104,21 @@ def validate(
     return found
 
 
-def _judge(
-    bank: Bank,
-    models: Lineup,
-    facts: known.Facts,
-    family: str,
-    rules: Rules,
-    answered_N: np.ndarray,
-) -> list[Ruling]:
-    """Return the findings on every model of one family."""
-    rows = [row for row, name in enumerate(models.family) if name == family]
-    own = frozenset({family})
-    found = case.examine(models, facts, rows, own | known.relatives(bank, own))
-    judged: list[Ruling] = []
-    for place, row in enumerate(rows):
-        answered = int(answered_N[row])
-        judged += ruling.rule(
-            bank, models, found, bank.models[row], place, rules, answered=answered
+def _beside_truth(bank: Bank, rulings: list[Ruling]) -> list[Judged]:
+    judged = []
+    for one in rulings:
+        suspect, group = bank.model(one.suspect), bank.group(one.group)
+        judged.append(
+            Judged(
+                ruling=one,
+                truth=known.truth(bank, suspect, group),
+                family=suspect.family,
+                role=suspect.role,
+                relation=suspect.relation,
+                vendor=group.vendor,
+            )
         )
     return judged
-
-
-def _beside_truth(bank: Bank, rulings: list[Ruling]) -> list[Judged]:
-    models = {model.name: model for model in bank.models}
-    groups = {group.name: group for group in bank.groups}
-    return [
-        Judged(
-            ruling=one,
-            truth=known.truth(bank, models[one.suspect], groups[one.group]),
-            family=models[one.suspect].family,
-            role=models[one.suspect].role,
-            relation=models[one.suspect].relation,
-            vendor=groups[one.group].vendor,
-        )
-        for one in rulings
-    ]
 
 
 def _calibration(

@@ -234,8 +234,7 @@ class _Question:
         return known.before(self.suspect.published, self.group.launch)
 
     def _own(self) -> Group | None:
-        groups = self.bank.groups
-        return next((group for group in groups if group.name == self.suspect.group), None)
+        return None if self.suspect.group is None else self.bank.group(self.suspect.group)
 
     def _of_one_maker(self) -> bool:
         own = self._own()

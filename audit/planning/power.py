@@ -11,9 +11,10 @@ import numpy as np
 
 from audit.bank import TRUTHS, Bank
 from audit.evidence import Verdict
-from audit.lineup import case, known, reading
+from audit.lineup import case, known
 from audit.lineup.index import Index
-from audit.lineup.ruling import Rules, rule
+from audit.lineup.judging import judge
+from audit.lineup.ruling import Rules
 from audit.planning.asking import order
 from audit.population import wilson
 
@@ -94,22 +95,14 @@ def power(
     points = []
     for number, count in enumerate(counts):
         models = whole.at(np.sort(places[:count]))
-        answered_N = models.products[reading.DECIDING[0].name].there_PN.sum(0)
         found: dict[str, list[bool]] = {}
         for place, family in enumerate(families):
-            own = frozenset({family})
             rows = [row for row in taught if bank.models[row].family == family]
-            judged = case.examine(models, facts, rows, own | known.relatives(bank, own))
-            for at, row in enumerate(rows):
-                suspect = bank.models[row]
-                rulings = rule(
-                    bank, models, judged, suspect, at, rules, answered=int(answered_N[row])
-                )
-                for one in rulings:
-                    group = next(group for group in bank.groups if group.name == one.group)
-                    truth = known.truth(bank, suspect, group)
-                    kind = suspect.relation if truth == "positive" else truth
-                    found.setdefault(kind, []).append(one.verdict is Verdict.SUPPORTED)
+            for one in judge(bank, models, facts, rows, rules):
+                suspect = bank.model(one.suspect)
+                truth = known.truth(bank, suspect, bank.group(one.group))
+                kind = suspect.relation if truth == "positive" else truth
+                found.setdefault(kind, []).append(one.verdict is Verdict.SUPPORTED)
             done, steps = number * len(families) + place + 1, len(counts) * len(families)
             progress("known students in the suspect's place", done, steps, "families")
         related = {kind: hits for kind, hits in sorted(found.items()) if kind not in TRUTHS}

@@ -15,8 +15,8 @@ from scipy import stats
 from audit.evidence import Verdict
 from audit.lineup.standing import Array
 from audit.validation.judged import Judged, score_of
+from audit.validation.screening import screening
 
-_NAMED_BY = ("positive", "negative", "unknown")
 ANSWERED = (Verdict.SUPPORTED, Verdict.NOT_SUPPORTED)
 
 
@@ -55,26 +55,6 @@ def rates(judged: Sequence[Judged], *, alpha: float) -> dict[str, Any]:
         "brier": _brier(positive, negative),
         "cllr": _cllr(positive, negative),
         "screening": screening(judged, alpha),
-    }
-
-
-def screening(judged: Sequence[Judged], level: float) -> dict[str, float | int]:
-    """Return what a screening of all suspects at once would name, at a false discovery rate.
-
-    Benjamini and Hochberg's procedure (1995) over the p-values of all pairs that the answers can
-    decide; ranks among common references bear it (Bates et al., 2023). Named pairs are candidates
-    for an audit of their own, which asks for more than a p-value.
-    """
-    asked = [one for one in judged if one.ruling.tested and one.ruling.p_value is not None]
-    p_values = [one.ruling.p_value or 0.0 for one in asked]
-    adjusted = stats.false_discovery_control(p_values, method="bh") if p_values else []
-    named = [one for one, q in zip(asked, adjusted, strict=True) if q <= level]
-    return {
-        "level": level,
-        "pairs": len(asked),
-        "named": len(named),
-        "suspects": len({one.ruling.suspect for one in named}),
-        **{truth: sum(one.truth == truth for one in named) for truth in _NAMED_BY},
     }
 
 

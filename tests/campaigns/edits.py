@@ -113,8 +113,7 @@ def judge(
     row = len(joined.models) - 1
     found = case.examine(models, facts, [row], own | known.relatives(joined, own))
     for one in rule(joined, models, found, model, 0, Rules(), answered=len(seen.prompts)):
-        group = next(group for group in bank.groups if group.name == one.group)
-        truth = known.truth(bank, model, group)
+        truth = known.truth(bank, model, bank.group(one.group))
         key = f"{truth}_{one.verdict.value.lower()}"
         if key in counts:
             counts[key] += 1

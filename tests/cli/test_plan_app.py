@@ -20,7 +20,7 @@ def bank(tmp_path_factory) -> Path:
     people = [
         *lineups.teachers(3),
         *lineups.unrelated(20),
-        *[lineups.student(f"s{n}", n % 3, 0.7) for n in range(5)],
+        *[lineups.student(f"s{n}", n % 3, 0.7, body=True) for n in range(5)],
     ]
     return lineups.write(tmp_path_factory.mktemp("plan") / "bank", people, prompts=40)
 
@@ -31,19 +31,23 @@ PRICES = ("--input-price", "1", "--output-price", "10")
 def test_it_says_what_a_power_needs_and_what_a_budget_buys(bank, tmp_path):
     out = tmp_path / "ask.jsonl"
     done = call(
-        *("audit", "plan", "--bank", bank, "--power", "0.2", "--quiet", "--out", out),
+        *("audit", "plan", "--bank", bank, "--quiet", "--out", out),
         *(*PRICES, "--answer-tokens", "100", "--budget", "0.0255"),
     )
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == "bank: known pairs that would be SUPPORTED"
     assert lines[1].split() == ["prompts", "single", "unrelated"]
-    assert lines[4].split()[0] == "40"
-    assert any(line.startswith("a power of 20% (single) ") for line in lines)
+    assert [line.split()[:4] for line in lines[2:5]] == [
+        [count, "5", "of", "5"] for count in ("20", "30", "40")
+    ]
+    needs = "a power of 80% (single) needs 20 prompts: 5 of 5, 95 % interval 57% to 100%"
+    assert lines[5] == needs
+    assert lines[6].startswith("20 prompts cost about 0.02")
     assert "the budget buys 25 of 40 prompts" in lines
     asked = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines[-1] == f"{len(asked)} prompts to ask: {out}"
-    assert len(asked) <= 25
+    assert len(asked) == 20
     assert all(row["prompt"] == f"prompt {row['id']}" for row in asked)
 
 

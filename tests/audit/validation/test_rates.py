@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from audit.evidence import Verdict
 from audit.lineup.ruling import Ruling
 from audit.validation.judged import Judged
-from audit.validation.rates import auc, c_at_1, confusion, f_05_u, rates, screening, vote_weights
+from audit.validation.rates import auc, c_at_1, confusion, f_05_u, rates, vote_weights
 
 S, N = Verdict.SUPPORTED, Verdict.NOT_SUPPORTED
 Q, X = Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT
@@ -430,38 +430,3 @@ def test_what_cannot_be_measured_is_none_and_nothing_fails(judged):
     if not {one.truth for one in judged} & {"positive", "negative"}:
         assert (found["coverage"], found["f_05_u"], found["by_relation"]) == (None, None, {})
         assert set(found["c_at_1"].values()) == {None}
-
-
-def screened(suspect: str, *said: tuple[str, str, float | None], tested: bool = True):
-    """Return one suspect's findings: group, truth and p-value."""
-    found = [one(suspect, group, truth) for group, truth, _ in said]
-    return [
-        replace(judged, ruling=replace(judged.ruling, p_value=p, tested=tested))
-        for judged, (_, _, p) in zip(found, said, strict=True)
-    ]
-
-
-def test_a_screening_names_pairs_at_a_false_discovery_rate():
-    judged = [
-        *screened("s1", ("A", "positive", 0.001), ("B", "negative", 0.9)),
-        *screened("s2", ("A", "negative", 0.8), ("B", "negative", 0.02)),
-        *screened("s3", ("A", "unknown", 0.01), ("B", "positive", 0.6)),
-        *screened("silent", ("A", "positive", None)),
-        *screened("sibling", ("A", "unknown", 0.0001), tested=False),
-    ]
-    # 6 x .001 / 1, 6 x .01 / 2, 6 x .02 / 3, 6 x .6 / 4: the first three are at most .05.
-    assert screening(judged, 0.05) == {
-        "level": 0.05,
-        "pairs": 6,
-        "named": 3,
-        "suspects": 3,
-        "positive": 1,
-        "negative": 1,
-        "unknown": 1,
-    }
-    assert screening(judged, 0.029)["named"] == 1
-    assert rates(judged, alpha=0.05)["screening"] == screening(judged, 0.05)
-
-
-def test_nothing_is_screened_where_nobody_has_a_p_value():
-    assert screening(screened("silent", ("A", "positive", None)), 0.05)["pairs"] == 0
