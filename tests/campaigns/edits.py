@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from audit.bank import Bank, load
+from audit.bank import Bank, Model, load
 from audit.lineup import case, index, known, outsider, reading
 from audit.lineup.ruling import Rules, rule
 
@@ -58,16 +58,18 @@ EDITS: dict[str, Callable[[str], str]] = {
 }
 
 
-def mixed(bank: Bank, name: str) -> dict[str, str]:
-    """Return a model's answers, one tenth of them another model's of another family."""
+def mixed(bank: Bank, name: str) -> tuple[dict[str, str], Model]:
+    """Return a model's answers, one tenth of them another family's model's, and that model."""
     rng = random.Random(name)
     mine = bank.answers(name)
     family = bank.model(name).family
-    other = bank.answers(rng.choice([m.name for m in bank.models if m.family != family]))
-    return {
-        id: other[id].response if id in other and rng.random() < 0.1 else row.response
+    other = bank.model(rng.choice([m.name for m in bank.models if m.family != family]))
+    theirs = bank.answers(other.name)
+    answers = {
+        id: theirs[id].response if id in theirs and rng.random() < 0.1 else row.response
         for id, row in mine.items()
     }
+    return answers, other
 
 
 def main() -> None:
@@ -84,15 +86,20 @@ def main() -> None:
     figures: dict[str, float] = {}
     for way in given.way or (*EDITS, "tenth"):
         counts = dict.fromkeys(
-            ("positive_supported", "positive_not_supported", "negative_supported", "suspects"), 0
+            (
+                *("positive_supported", "positive_not_supported", "negative_supported"),
+                *("tenth_supported", "suspects"),
+            ),
+            0,
         )
         for model in bank.models:
-            answers = (
-                mixed(bank, model.name)
-                if way == "tenth"
-                else {id: EDITS[way](row.response) for id, row in bank.answers(model.name).items()}
-            )
-            judge(bank, made, model.name, answers, counts)
+            other = None
+            if way == "tenth":
+                answers, other = mixed(bank, model.name)
+            else:
+                own = bank.answers(model.name)
+                answers = {id: EDITS[way](row.response) for id, row in own.items()}
+            judge(bank, made, model, answers, other, counts)
         figures |= {f"{way}_{name}": count for name, count in counts.items()}
         print(way, counts, file=sys.stderr, flush=True)
     given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -100,12 +107,20 @@ def main() -> None:
 
 
 def judge(
-    bank: Bank, made: index.Index, name: str, answers: dict[str, str], counts: dict[str, int]
+    bank: Bank,
+    made: index.Index,
+    model: Model,
+    answers: dict[str, str],
+    other: Model | None,
+    counts: dict[str, int],
 ) -> None:
-    """Count what is found of one model whose answers are given."""
-    model = bank.model(name)
+    """Count what is found of one model whose answers are given.
+
+    Where a tenth of them is the model's `other`, groups related to that one are counted apart: to
+    them it is not unrelated any more.
+    """
     joined, seen = outsider.join(
-        bank, made, answers, name=name, family=model.family, published=model.published
+        bank, made, answers, name=model.name, family=model.family, published=model.published
     )
     facts = known.facts(joined)
     models = case.lineup(joined, seen, facts, 20)
@@ -113,7 +128,11 @@ def judge(
     row = len(joined.models) - 1
     found = case.examine(models, facts, [row], own | known.relatives(joined, own))
     for one in rule(joined, models, found, model, 0, Rules(), answered=len(seen.prompts)):
-        truth = known.truth(bank, model, bank.group(one.group))
+        group = bank.group(one.group)
+        truth = known.truth(bank, model, group)
+        theirs = None if other is None else known.truth(bank, other, group)
+        if truth != "positive" and theirs in ("self", "positive"):
+            truth = "tenth"
         key = f"{truth}_{one.verdict.value.lower()}"
         if key in counts:
             counts[key] += 1
