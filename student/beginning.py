@@ -28,7 +28,7 @@ def initialise(student: "Student", seed: int) -> None:
         match name.rpartition(".")[2]:
             case "weight" if parameter.ndim == 1:
                 parameter.fill_(1.0)
-            case "sinks" | "position_bias" | "base":
+            case "sinks" | "position_bias" | "base" | "bias":
                 parameter.zero_()
             case "scale":
                 assert isinstance(config, V4Config)

@@ -128,6 +128,8 @@ class MLAConfig:
     max_position_embeddings: Positive = 2048
     rope_theta: Base = 10_000.0
     yarn: Yarn | None = None
+    rope_frequencies: tuple[float, ...] | None = None  # radians a token; a pair each
+    attention_bias: bool = False  # of what reads and writes the residual; not of a plain query
     rms_norm_eps: PositiveFloat = 1e-6
     initializer_range: PositiveFloat = 0.02  # of most matrices; see student.beginning.deviation
     tie_word_embeddings: bool = False
@@ -140,6 +142,7 @@ class MLAConfig:
         """
         _check_fields(self)
         _check_rotary(self.qk_rope_head_dim)
+        self._check_frequencies()
         _check_top_k(self.num_experts_per_token, self.num_routed_experts)
         if self.num_dense_layers > self.num_layers:
             raise ConfigError(
@@ -168,6 +171,20 @@ class MLAConfig:
                 f"num_groups_per_token ({self.num_groups_per_token}) groups hold only "
                 f"{self.num_groups_per_token * within} experts."
             )
+
+    def _check_frequencies(self) -> None:
+        if self.rope_frequencies is None:
+            return
+        for frequency in self.rope_frequencies:
+            _check_number("rope_frequencies", frequency, float, Gt(0))
+        pairs = self.qk_rope_head_dim // 2
+        if len(self.rope_frequencies) != pairs:
+            raise ConfigError(
+                f"rope_frequencies has {len(self.rope_frequencies)} numbers; qk_rope_head_dim "
+                f"({self.qk_rope_head_dim}) has {pairs} pairs, so give one for each."
+            )
+        if self.yarn is not None:
+            raise ConfigError("rope_frequencies and yarn are both set; keep one of them.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,3 +23,7 @@ class DeviceError(StudentError):
 
 class WeightsError(StudentError):
     """A model directory that cannot be read or written."""
+
+
+class WarmStartError(ConfigError):
+    """A teacher whose weights no student can inherit, or a student that cannot inherit them."""

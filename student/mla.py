@@ -47,15 +47,15 @@ class MLAttention(nn.Module):
         q_width = heads * (self.nope + self.rope)
         self.compressed = config.q_lora_rank is not None
         if config.q_lora_rank is not None:
-            self.q_a = nn.Linear(d, config.q_lora_rank, bias=False)
+            self.q_a = nn.Linear(d, config.q_lora_rank, bias=config.attention_bias)
             self.q_norm = RMSNorm(config.q_lora_rank, eps)
             self.q_b = nn.Linear(config.q_lora_rank, q_width, bias=False)
         else:
             self.q = nn.Linear(d, q_width, bias=False)
-        self.kv_a = nn.Linear(d, self.rank + self.rope, bias=False)
+        self.kv_a = nn.Linear(d, self.rank + self.rope, bias=config.attention_bias)
         self.kv_norm = RMSNorm(self.rank, eps)
         self.kv_b = nn.Linear(self.rank, heads * (self.nope + self.value), bias=False)
-        self.o = nn.Linear(heads * self.value, d, bias=False)
+        self.o = nn.Linear(heads * self.value, d, bias=config.attention_bias)
         self.scale = (self.nope + self.rope) ** -0.5 * softmax_correction(config.yarn)
 
     def forward(

@@ -473,6 +473,8 @@ def _frequencies(config: MLAConfig | V4Config) -> dict[str, torch.Tensor]:
     """Return the rotary frequencies; in v4 only layers with entries are stretched."""
     width = config.qk_rope_head_dim
     if isinstance(config, MLAConfig):
+        if config.rope_frequencies is not None:
+            return {"main_R": torch.tensor(config.rope_frequencies, dtype=torch.float32)}
         return {"main_R": frequencies(width, config.rope_theta, config.yarn)}
     return {
         "main_R": frequencies(width, config.rope_theta, None),

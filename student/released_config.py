@@ -17,6 +17,7 @@ from student.released_fields import (
     HARMLESS,
     MLA,
     OPTIONAL,
+    TRUTHS,
     V4,
     Fields,
     Layout,
@@ -25,7 +26,13 @@ from student.released_fields import (
     whole,
 )
 from student.released_layers import layer_fields, layers_of
-from student.released_rotary import mla_rotary, scaling, share, v4_rotary
+from student.released_rotary import (
+    listed_frequencies,
+    mla_rotary,
+    scaling,
+    share,
+    v4_rotary,
+)
 from student.vocabulary import Vocabulary
 
 MAIN_INDEX = "main.safetensors.index.json"
@@ -64,7 +71,7 @@ def config_json(
         "eos_token_id": vocabulary.eos,
         "pad_token_id": vocabulary.pad,
         "rope_theta": config.rope_theta,
-        "rope_scaling": scaling(config.yarn, layout),
+        "rope_scaling": _stretching(config, layout),
         **{theirs: values[ours] for ours, theirs in layout.fields.items()},
         **layout.fixed,
     }
@@ -76,6 +83,12 @@ def config_json(
         # proper, it does not meet them. Others take no notice.
         said["transformers_weights"] = MAIN_INDEX
     return said
+
+
+def _stretching(config: MLAConfig | V4Config, layout: Layout) -> dict[str, Any] | None:
+    if isinstance(config, MLAConfig) and config.rope_frequencies is not None:
+        return listed_frequencies(config)
+    return scaling(config.yarn, layout)
 
 
 def _v4_fields(config: V4Config) -> dict[str, Any]:
@@ -149,7 +162,7 @@ def _read(fields: Fields, layout: Layout) -> dict[str, Any]:
         value = fields.get(theirs, OPTIONAL[theirs]) if optional else need(fields, theirs)
         if value is None and not (theirs == "q_lora_rank" and layout is MLA):
             raise refused(fields, theirs, "give its value")
-        if theirs == "tie_word_embeddings" and not isinstance(value, bool):
+        if theirs in TRUTHS and not isinstance(value, bool):
             raise refused(fields, theirs, "it must be true or false")
         read[ours] = value
     return read

@@ -53,7 +53,6 @@ COMMON_FIXED = {
     "topk_method": "noaux_tc",
     "norm_topk_prob": True,
     "hidden_act": "silu",
-    "attention_bias": False,
     "attention_dropout": 0.0,
 }
 COMMON_HANDLED = frozenset(
@@ -66,7 +65,12 @@ HARMLESS = frozenset(
     "router_jitter_noise output_attentions output_hidden_states return_dict is_encoder_decoder "
     "chunk_size_feed_forward id2label label2id problem_type attn_implementation".split()
 )
-OPTIONAL = {"num_nextn_predict_layers": 0, "tie_word_embeddings": False}
+OPTIONAL = {
+    "num_nextn_predict_layers": 0,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+}
+TRUTHS = frozenset({"tie_word_embeddings", "attention_bias"})
 DEFAULTED = frozenset({"initializer_range", "hc_initial_gate"})  # of a new student's weights only
 
 V4 = Layout(
@@ -87,7 +91,8 @@ V4 = Layout(
         "hc_eps": "hc_eps",
         "hc_initial_gate": "hc_initial_gate",
     },
-    fixed=COMMON_FIXED | {"scoring_func": "sqrtsoftplus", "n_shared_experts": 1},
+    fixed=COMMON_FIXED
+    | {"scoring_func": "sqrtsoftplus", "n_shared_experts": 1, "attention_bias": False},
     neutral={
         "mlp_bias": False,
         "first_k_dense_replace": 0,
@@ -113,6 +118,7 @@ MLA = Layout(
         "num_shared_experts": "n_shared_experts",
         "num_expert_groups": "n_group",
         "num_groups_per_token": "topk_group",
+        "attention_bias": "attention_bias",
     },
     fixed=COMMON_FIXED | {"scoring_func": "sigmoid", "moe_layer_freq": 1, "rope_interleave": True},
     neutral={},

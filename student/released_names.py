@@ -109,12 +109,15 @@ MLA = Table(
         "ffn_norm.weight": "post_attention_layernorm.weight",
         "attn.q.weight": "self_attn.q_proj.weight",
         "attn.q_a.weight": "self_attn.q_a_proj.weight",
+        "attn.q_a.bias": "self_attn.q_a_proj.bias",
         "attn.q_norm.weight": "self_attn.q_a_layernorm.weight",
         "attn.q_b.weight": "self_attn.q_b_proj.weight",
         "attn.kv_a.weight": "self_attn.kv_a_proj_with_mqa.weight",
+        "attn.kv_a.bias": "self_attn.kv_a_proj_with_mqa.bias",
         "attn.kv_norm.weight": "self_attn.kv_a_layernorm.weight",
         "attn.kv_b.weight": "self_attn.kv_b_proj.weight",
         "attn.o.weight": "self_attn.o_proj.weight",
+        "attn.o.bias": "self_attn.o_proj.bias",
         "ffn.gate.weight": "mlp.gate_proj.weight",
         "ffn.up.weight": "mlp.up_proj.weight",
         "ffn.down.weight": "mlp.down_proj.weight",
@@ -134,7 +137,7 @@ MLA = Table(
     },
 )
 PART = re.compile(r"(?:layers\.(\d+)\.|mtp\.(\d+)\.(block\.)?)?(.+)")
-FLOAT32 = re.compile(r"(norm\.weight|_hc\.\w+|stream_head\.\w+|sinks|position_bias|router\.bias)$")
+FLOAT32 = re.compile(r"(norm\.weight|_hc\.\w+|stream_head\.\w+|sinks|\w*bias)$")
 
 
 class Place(NamedTuple):

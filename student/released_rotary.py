@@ -9,18 +9,55 @@ DeepSeek-V4 (arXiv 2606.19348); in DeepSeek-V3 every layer is (arXiv 2412.19437,
 import math
 from typing import Any
 
-from student.config import Yarn
+import numpy as np
+
+from student.config import MLAConfig, Yarn
 from student.errors import WeightsError
-from student.released_fields import MLA, V4, Fields, Layout, number, pairs, refused, whole
+from student.released_fields import (
+    MLA,
+    V4,
+    Fields,
+    Layout,
+    listed,
+    number,
+    pairs,
+    refused,
+    whole,
+)
 
 ROPE_PLAIN = frozenset({"type", "rope_type", "rope_theta", "partial_rotary_factor"})
 ROPE_YARN = ROPE_PLAIN | set(
     "factor original_max_position_embeddings beta_fast beta_slow attention_factor mscale "
     "mscale_all_dim truncate".split()
 )
+ROPE_LISTED = ROPE_PLAIN | set(
+    "factor original_max_position_embeddings attention_factor short_factor long_factor".split()
+)
 
 
 # Out
+
+
+def listed_frequencies(config: MLAConfig) -> dict[str, Any]:
+    """Return `rope_scaling` of a student with frequencies of its own.
+
+    LongRoPE's layout (Ding et al., arXiv 2402.13753) is the only one of transformers' that takes a
+    number for every pair; the two lists, of short and of long contexts, are the same here.
+    """
+    assert config.rope_frequencies is not None
+    width, theta = config.qk_rope_head_dim, config.rope_theta
+    factors = [
+        theta ** (-2 * pair / width) / frequency
+        for pair, frequency in enumerate(config.rope_frequencies)
+    ]
+    return {
+        "type": "longrope",
+        "short_factor": factors,
+        "long_factor": factors,
+        "factor": 1.0,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
 
 
 def scaling(yarn: Yarn | None, layout: Layout) -> dict[str, Any] | None:
@@ -54,7 +91,10 @@ def share(part: int, of: int) -> float:
 def mla_rotary(fields: Fields) -> dict[str, Any]:
     """Return `rope_theta` and `yarn` of an MLA student."""
     rope = _rope(fields)
-    return {"rope_theta": _agreed("rope_theta", rope, fields), "yarn": _yarn(rope, MLA)}
+    theta = _agreed("rope_theta", rope, fields)
+    if _kind(rope) == "longrope":
+        return {"rope_theta": theta, "rope_frequencies": _listed(rope, theta)}
+    return {"rope_theta": theta, "yarn": _yarn(rope, MLA)}
 
 
 def v4_rotary(fields: Fields, rotated: Any, head_dim: Any) -> dict[str, Any]:
@@ -103,17 +143,48 @@ def _agreed(name: str, rope: Fields, fields: Fields, outer: str | None = None) -
     return outside if math.isnan(within) else within
 
 
-def _yarn(rope: Fields, layout: Layout) -> Yarn | None:
-    """Return the stretching of rotary frequencies that a dict of config.json asks for."""
-    said = "rope_type" if "rope_type" in rope else "type"  # the older name, which may stand beside
-    kind = rope.get(said, "default")
-    if kind not in ("default", "yarn"):
-        raise refused(rope, said, "no rotary positions but default and yarn are built")
+def _kind(rope: Fields) -> Any:
+    """Return how rotary frequencies are made; the field has an older name, which may stand beside.
+
+    Raises:
+        WeightsError: the two names do not agree.
+    """
+    kind = rope.get("rope_type" if "rope_type" in rope else "type", "default")
     if rope.get("type", kind) != kind:
         raise refused(rope, "type", f"rope_type is {kind}")
+    return kind
+
+
+def _check_known(rope: Fields, kind: str, known: frozenset[str]) -> None:
     for name in rope:
-        if name not in (ROPE_YARN if kind == "yarn" else ROPE_PLAIN) and rope[name] is not None:
+        if name not in known and rope[name] is not None:
             raise refused(rope, name, f"rotary positions of type {kind} have no such field")
+
+
+def _listed(rope: Fields, theta: float) -> tuple[float, ...]:
+    """Return the frequencies that LongRoPE's factors stand for."""
+    _check_known(rope, "longrope", ROPE_LISTED)
+    factors = listed(rope, "short_factor")
+    if not factors or not all(type(f) in (int, float) and f > 0 for f in factors):
+        raise refused(rope, "short_factor", "give a positive number for every pair")
+    if rope.get("long_factor") != factors:
+        raise refused(rope, "long_factor", "it must be short_factor, for no others are built")
+    if rope.get("attention_factor") != 1:
+        raise refused(rope, "attention_factor", "cosine and sine are not scaled, so it is 1")
+    width = 2 * len(factors)
+    # Turned by float32 numbers, and so the same ones after any number of readings.
+    plain = (theta ** (-2 * pair / width) for pair in range(len(factors)))
+    return tuple(float(np.float32(p / f)) for p, f in zip(plain, factors, strict=True))
+
+
+def _yarn(rope: Fields, layout: Layout) -> Yarn | None:
+    """Return the stretching of rotary frequencies that a dict of config.json asks for."""
+    kind = _kind(rope)
+    if kind not in ("default", "yarn"):
+        said = "rope_type" if "rope_type" in rope else "type"
+        built = "default, yarn and longrope" if layout is MLA else "default and yarn"
+        raise refused(rope, said, f"no rotary positions but {built} are built")
+    _check_known(rope, kind, ROPE_YARN if kind == "yarn" else ROPE_PLAIN)
     if kind == "default":
         return None
     if rope.get("truncate", True) is not True:

@@ -332,8 +332,15 @@ def _mla_layer(config: MLAConfig, dense: bool) -> _Layer:
         idle=0 if dense else idle * expert,
         router=0 if dense else config.num_routed_experts * d,
         streams=0,
-        rest=2 * d + (rank or 0) + latent,
+        rest=2 * d + (rank or 0) + latent + _mla_biases(config),
     )
+
+
+def _mla_biases(config: MLAConfig) -> int:
+    if not config.attention_bias:
+        return 0
+    compressed = config.q_lora_rank or 0
+    return compressed + config.kv_lora_rank + config.qk_rope_head_dim + config.hidden_size
 
 
 def _v4_layer(config: V4Config, kind: LayerType) -> _Layer:

@@ -40,6 +40,9 @@ CONFIGS = {
     "mla plain queries, yarn": replace(
         MLA, q_lora_rank=None, yarn=replace(YARN, mscale_all_dim=0.7), v_head_dim=6
     ),
+    "mla biases, listed frequencies": replace(
+        MLA, attention_bias=True, rope_frequencies=(0.5, 0.5, 0.1, 0.02)
+    ),
 }
 # Shorter than a window and any compression; at their edges; well beyond.
 PROMPTS = (1, 33, 2, 8, 16, 7)

@@ -129,6 +129,12 @@ def test_what_just_meets_a_rule_is_accepted(family, change):
     ("change", "said"),
     [
         ({"qk_rope_head_dim": 7}, ("qk_rope_head_dim is 7", "even")),
+        ({"rope_frequencies": (1.0,)}, ("rope_frequencies has 1 numbers", "has 16 pairs")),
+        ({"rope_frequencies": (0.0,) * 16}, ("rope_frequencies is 0.0", "above 0")),
+        (
+            {"rope_frequencies": (1.0,) * 16, "yarn": Yarn()},
+            ("rope_frequencies and yarn are both set",),
+        ),
         (
             {"num_experts_per_token": 9},
             ("num_experts_per_token is 9", "num_routed_experts (8)"),

@@ -10,6 +10,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
 from student.config import MLAConfig, Yarn
 from student.documents import Documents
 from student.mla import MLAPositions, MLAttention, causal
+from student.released_rotary import listed_frequencies
 from student.rotary import frequencies, rotate
 from tests.fakes.memory import Largest
 
@@ -29,6 +30,9 @@ CONFIGS = {
     "plain queries": replace(CONFIG, q_lora_rank=None),
     "yarn": replace(CONFIG, yarn=YARN),
     "wide values": replace(CONFIG, v_head_dim=13),
+    "biases": replace(CONFIG, attention_bias=True),
+    "plain queries and biases": replace(CONFIG, q_lora_rank=None, attention_bias=True),
+    "listed frequencies": replace(CONFIG, rope_frequencies=(0.5, 0.5)),
 }
 STREAMS = [(1,), (23,), (8, 8, 8), (9, 1, 13), (1, 1, 1)]
 
@@ -46,6 +50,8 @@ def layer(config: MLAConfig, dtype=torch.float64) -> MLAttention:
 
 def positions(config: MLAConfig, lengths) -> MLAPositions:
     frequency_R = frequencies(config.qk_rope_head_dim, config.rope_theta, config.yarn)
+    if config.rope_frequencies is not None:
+        frequency_R = torch.tensor(config.rope_frequencies)
     return MLAPositions.of(Documents(lengths, CPU), frequency_R)
 
 
@@ -69,12 +75,15 @@ def by_hand(own: MLAttention, x_ND: torch.Tensor, where: MLAPositions) -> torch.
     def normed(x_NF: torch.Tensor, weight_F: torch.Tensor) -> torch.Tensor:
         return x_NF / (x_NF.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight_F
 
+    def affine(x_NF: torch.Tensor, linear: torch.nn.Linear) -> torch.Tensor:
+        return x_NF @ linear.weight.T + (0 if linear.bias is None else linear.bias)
+
     nope, rope, value = own.nope, own.rope, own.value
     if own.compressed:
-        q_NF = normed(x_ND @ own.q_a.weight.T, own.q_norm.weight) @ own.q_b.weight.T
+        q_NF = normed(affine(x_ND, own.q_a), own.q_norm.weight) @ own.q_b.weight.T
     else:
         q_NF = x_ND @ own.q.weight.T
-    latent_NF = x_ND @ own.kv_a.weight.T
+    latent_NF = affine(x_ND, own.kv_a)
     made_NF = normed(latent_NF[:, : own.rank], own.kv_norm.weight) @ own.kv_b.weight.T
     shared_NR = rotate(latent_NF[:, own.rank :], where.turn)
     outs = []
@@ -91,7 +100,7 @@ def by_hand(own: MLAttention, x_ND: torch.Tensor, where: MLAPositions) -> torch.
                 ]
             )
         )
-    return torch.cat(outs, 1) @ own.o.weight.T
+    return affine(torch.cat(outs, 1), own.o)
 
 
 @pytest.mark.parametrize("lengths", STREAMS, ids=str)
@@ -153,6 +162,8 @@ def test_one_document_is_attended_to_as_transformers_does_it(name):
             "mscale": YARN.mscale_all_dim,
             "mscale_all_dim": YARN.mscale_all_dim,
         }
+    if config.rope_frequencies is not None:
+        rope |= listed_frequencies(config) | {"rope_type": "longrope"}
     its_config = DeepseekV3Config(
         hidden_size=20,
         num_attention_heads=3,
@@ -162,6 +173,7 @@ def test_one_document_is_attended_to_as_transformers_does_it(name):
         qk_rope_head_dim=4,
         qk_nope_head_dim=6,
         v_head_dim=config.v_head_dim,
+        attention_bias=config.attention_bias,
         max_position_embeddings=128,
         rope_parameters=rope,
         attn_implementation="eager",
@@ -171,7 +183,8 @@ def test_one_document_is_attended_to_as_transformers_does_it(name):
     names |= {"kv_a": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "kv_b": "kv_b_proj"}
     names["o"] = "o_proj"
     state = own.state_dict()
-    other.load_state_dict({f"{names[n[:-7]]}.weight": value for n, value in state.items()})
+    parts = {name: name.rpartition(".") for name in state}
+    other.load_state_dict({f"{names[p[0]]}.{p[2]}": state[name] for name, p in parts.items()})
     x_ND = normal(100, 20, seed=50).float()
     turn = v3.DeepseekV3RotaryEmbedding(its_config)(x_ND, torch.arange(100)[None])
     mask = torch.full((100, 100), float("-inf")).triu(1)[None, None]

@@ -49,6 +49,7 @@ EVERY = {
         MLA, rope_theta=7.0, rms_norm_eps=1e-5, initializer_range=0.01, routed_scaling_factor=2.5
     ),
     "mla corrected": replace(MLA, yarn=replace(YARN, mscale_all_dim=0.707)),
+    "mla listed": replace(MLA, rope_frequencies=(0.5, 0.5, 0.25, 2.0**-12), attention_bias=True),
     "mla groups": replace(MLA, num_routed_experts=8, num_expert_groups=4, num_groups_per_token=2),
 }
 
@@ -71,8 +72,12 @@ def test_transformers_turns_by_the_same_frequencies(name):
     theirs, width = hf_config(config), config.qk_rope_head_dim
     if isinstance(config, MLAConfig):
         rotary = DeepseekV3RotaryEmbedding(theirs)
-        found = {rotary.inv_freq: (config.rope_theta, config.yarn)}
         assert rotary.attention_scaling == 1.0
+        if config.rope_frequencies is not None:
+            own_R = torch.tensor(config.rope_frequencies)
+            torch.testing.assert_close(rotary.inv_freq, own_R, rtol=1e-6, atol=0)
+            return
+        found = {rotary.inv_freq: (config.rope_theta, config.yarn)}
     else:
         rotary = DeepseekV4RotaryEmbedding(theirs)
         found = {
@@ -200,6 +205,10 @@ def test_fields_that_change_no_network_are_read_over():
 
 
 YARN_V3 = V3["rope_scaling"]
+LONG = {
+    "type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.0, 2.0], "factor": 1.0,
+    "attention_factor": 1.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
 REFUSED = [
     (FLASH, {"model_type": "deepseek_v41"}, r"model_type is 'deepseek_v41'; a student is of"),
     (V3, {"model_type": "deepseek_v32"}, r"model_type is 'deepseek_v32'"),
@@ -215,6 +224,21 @@ REFUSED = [
     (V3, {"norm_topk_prob": False}, r"norm_topk_prob is False; .*True there"),
     (FLASH, {"norm_topk_prob": None}, r"norm_topk_prob is None; .*True there"),
     (V3, {"rope_interleave": False}, r"rope_interleave is False; .*True there"),
+    (V3, {"attention_bias": 1}, r"attention_bias is 1; it must be true or false"),
+    (V3, {"rope_scaling": LONG | {"short_factor": None}}, r"short_factor is None; give a positive"),
+    (
+        V3,
+        {"rope_scaling": LONG | {"long_factor": [1.0]}},
+        r"long_factor is \[1\.0\]; it must be sh",
+    ),
+    (V3, {"rope_scaling": LONG | {"attention_factor": None}}, r"attention_factor is None; cosine"),
+    (V3, {"rope_scaling": LONG | {"beta_fast": 3}}, r"beta_fast is 3; rotary positions of type lo"),
+    (V3, {"rope_scaling": LONG}, r"rope_frequencies has 2 numbers; qk_rope_head_dim \(64\) has 32"),
+    (
+        FLASH,
+        {"rope_scaling": LONG},
+        r"type is 'longrope'; no rotary positions but default and yarn",
+    ),
     (V3, {"moe_layer_freq": 2}, r"moe_layer_freq is 2; .*1 there"),
     (FLASH, {"attention_bias": True}, r"attention_bias is True; .*False there"),
     (FLASH, {"mlp_bias": True}, r"mlp_bias is True; .*False there"),

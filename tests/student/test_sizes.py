@@ -36,6 +36,8 @@ MLA_CHANGES = [
     {"q_lora_rank": None},
     {"num_mtp_layers": 1},
     {"num_mtp_layers": 2, "q_lora_rank": None},
+    {"attention_bias": True},
+    {"attention_bias": True, "q_lora_rank": None, "num_mtp_layers": 1},
 ]
 V4_CHANGES = [
     {},

@@ -82,6 +82,9 @@ STUDENTS = {
     "mla groups": replace(MLA, num_expert_groups=4, num_groups_per_token=2, num_mtp_layers=0),
     "mla yarn": replace(MLA, yarn=replace(YARN, mscale_all_dim=1.0), num_mtp_layers=1),
     "mla plain": replace(MLA, q_lora_rank=None, yarn=YARN, tie_word_embeddings=True),
+    "mla listed": replace(
+        MLA, rope_frequencies=(0.5,) * (MLA.qk_rope_head_dim // 2), attention_bias=True
+    ),
     "mla dense": replace(MLA, num_dense_layers=3, num_mtp_layers=0),
 }
 

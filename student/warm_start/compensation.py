@@ -1,0 +1,99 @@
+"""What cutting took away, given back as far as the layers that write the residual can.
+
+Layer by layer, on what the student's own layers before it make of a text, the matrix that writes
+to the residual is fitted again, so that student and teacher leave the layer with the same residual:
+linear least squares with a ridge towards the teacher's matrix. As each fit sees the errors of those
+before, it takes them back instead of adding its own (as sequential reconstruction in SparseGPT,
+arXiv 2301.00774, and minimised output error in MHA2MLA-VLM, arXiv 2601.11464).
+
+Shapes: N tokens, D hidden size, F what a matrix reads.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from student.block import MLABlock
+from student.documents import Documents
+from student.mla import MLAPositions
+from student.model import Student
+from student.moe import SwiGLU
+from student.warm_start.calibration import Seen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ridge:
+    """How strongly fitted matrices are held to the teacher's, in mean squares of what they read."""
+
+    attention: float = 0.1
+    network: float = 1.0
+
+
+@torch.no_grad()
+def compensate(student: Student, seen: Seen, ridge: Ridge) -> None:
+    """Fit what writes to the residual, in place.
+
+    Args:
+        student: begun with the teacher's weights, in float32; its layers answer the teacher's.
+        seen: what the teacher's layers read and left on a text.
+        ridge: of the two fits a layer.
+    """
+    windows, tokens = seen.token_BS.shape
+    token_N = seen.token_BS.flatten()
+    documents = Documents([tokens] * windows, student.device)
+    positions = student.positions(documents)
+    assert isinstance(positions, MLAPositions)
+    state_ND = student.embed(token_N)
+    for block, middle_ND, after_ND in zip(
+        student.layers, seen.middle, seen.before[1:], strict=True
+    ):
+        assert isinstance(block, MLABlock)
+        attn = block.attn
+        read_NF = _read_by(attn.o, attn, block.attn_norm(state_ND), positions)
+        fit(attn.o, read_NF, middle_ND - state_ND, ridge.attention)
+        state_ND = state_ND + attn.o(read_NF)
+        x_ND = block.ffn_norm(state_ND)
+        if isinstance(block.ffn, SwiGLU):
+            state_ND = state_ND + _through(block.ffn, x_ND, after_ND - state_ND, ridge.network)
+            continue
+        mixed = block.ffn(x_ND, token_N, expert_NK=None, balanced_over=None)
+        routed_ND = mixed.output_ND - block.ffn.shared(x_ND)
+        wanted_ND = after_ND - state_ND - routed_ND
+        state_ND = state_ND + routed_ND + _through(block.ffn.shared, x_ND, wanted_ND, ridge.network)
+
+
+def _through(
+    network: SwiGLU, x_ND: torch.Tensor, wanted_ND: torch.Tensor, ridge: float
+) -> torch.Tensor:
+    """Fit the last matrix of a network to leave `wanted_ND`; return what it leaves."""
+    read_NI = F.silu(network.gate(x_ND)) * network.up(x_ND)
+    fit(network.down, read_NI, wanted_ND, ridge)
+    return network.down(read_NI)
+
+
+def _read_by(
+    module: nn.Module, within: nn.Module, x_ND: torch.Tensor, positions: MLAPositions
+) -> torch.Tensor:
+    """Return what a module reads while another, which holds it, runs."""
+    kept: list[torch.Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    try:
+        within(x_ND, positions)
+    finally:
+        hook.remove()
+    return kept[0]
+
+
+def fit(linear: nn.Linear, read_NF: torch.Tensor, wanted_ND: torch.Tensor, ridge: float) -> None:
+    """Move a matrix to make `wanted_ND` of `read_NF`, held to what it is by a ridge; in place."""
+    read_NF, weight_DF = read_NF.double(), linear.weight.double()
+    missing_ND = wanted_ND.double() - read_NF @ weight_DF.T
+    if linear.bias is not None:
+        missing_ND -= linear.bias.double()
+    moment_FF = read_NF.T @ read_NF
+    held = ridge * float(moment_FF.diagonal().mean()) + 1e-30
+    moment_FF.diagonal().add_(held)
+    moved_FD = torch.linalg.solve(moment_FF, read_NF.T @ missing_ND)
+    linear.weight.copy_(weight_DF + moved_FD.T)

@@ -1,0 +1,179 @@
+"""A dense teacher's weights in a student of the mla family: the exact map, and what is cut of it.
+
+Read this first. `dense` reads the teacher, `calibration` what its layers see, `slots` and `latent`
+make its attention latent.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from student.config import MLAConfig
+from student.errors import WarmStartError
+from student.model import Student
+from student.vocabulary import Vocabulary
+from student.warm_start import calibration, compensation, experts, latent, slots
+from student.warm_start.calibration import Seen
+from student.warm_start.compensation import Ridge
+from student.warm_start.dense import Dense
+from student.warm_start.experts import Carving
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a teacher is to be cut.
+
+    Attributes:
+        rotary: values of the shared rotary key, two a slot.
+        latent: values of the latent, of which one is constant.
+        value_weight: of errors in values against errors in keys.
+        attended: share of a token's weight that goes by the attention it is given.
+        by: how slots are chosen.
+        constant: whether a latent value keeps the norm linear.
+        carving: of feed-forward layers into experts; None leaves them dense.
+        compensated: how what writes to the residual is fitted again; None to leave it.
+    """
+
+    rotary: int
+    latent: int
+    value_weight: float = 0.3
+    attended: float = 0.9
+    by: slots.Choice = "sensitivity"
+    constant: bool = True
+    carving: Carving | None = None
+    compensated: Ridge | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Begun:
+    """A student that begins as its teacher.
+
+    Attributes:
+        student: on the CPU, in float32.
+        kept: a layer each, the share of keys' and values' weighted energy that its latent carries.
+        loads: a mixture layer each, `[E]`, load of its experts relative to an even share.
+    """
+
+    student: Student
+    kept: tuple[float, ...]
+    loads: tuple[torch.Tensor, ...]
+
+
+@torch.no_grad()
+def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Begun:
+    """Return a student with the teacher's weights.
+
+    Args:
+        dense: the teacher.
+        seen: what its layers read on some text.
+        plan: how it is to be cut.
+        vocabulary: the teacher's.
+
+    Raises:
+        WarmStartError: the plan is wider than the teacher.
+    """
+    require_plan(dense, plan)
+    weights, mixings = [], []
+    for number, layer in enumerate(dense.layers):
+        x_ND = seen.attention(dense, number)
+        weights.append(calibration.attended(dense, layer, x_ND, len(seen.token_BS), plan.attended))
+        mixings.append(slots.mixing(layer, x_ND, weights[-1]))
+    chosen = slots.choose(dense, mixings, plan.rotary // 2, plan.by)
+    shape = latent.Shape(
+        latent=plan.latent,
+        value_weight=plan.value_weight,
+        amplitude=dense.amplitude,
+        constant=plan.constant,
+    )
+    frequencies = tuple(float(dense.frequency_P[slot.pair]) for slot in chosen)
+    student = Student.build(config_of(dense, plan, frequencies), vocabulary)
+    state = {"embed.weight": dense.embed_VD, "norm.weight": dense.norm_D}
+    if dense.head_VD is not None:
+        state["head.weight"] = dense.head_VD
+    kept, loads = [], []
+    for number, (layer, mixed, weight_N) in enumerate(
+        zip(dense.layers, mixings, weights, strict=True)
+    ):
+        at = f"layers.{number}."
+        x_ND = seen.attention(dense, number)
+        attn = latent.convert(layer, mixed, chosen, x_ND, weight_N, shape)
+        kept.append(attn.kept)
+        state |= {f"{at}attn.{name}": weight for name, weight in attn.weights.items()}
+        state |= {
+            f"{at}attn_norm.weight": layer.attn_norm_D,
+            f"{at}ffn_norm.weight": layer.ffn_norm_D,
+        }
+        if plan.carving is None:
+            ffn = {"gate": layer.gate_ID, "up": layer.up_ID, "down": layer.down_DI}
+            state |= {f"{at}ffn.{name}.weight": weight for name, weight in ffn.items()}
+            continue
+        carved = experts.carve(layer, seen.network(dense, number), plan.carving)
+        loads.append(carved.load_E)
+        state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
+    student.load_state_dict({name: weight.float() for name, weight in state.items()})
+    student.eval()
+    if plan.compensated is not None:
+        compensation.compensate(student, seen, plan.compensated)
+    return Begun(student=student, kept=tuple(kept), loads=tuple(loads))
+
+
+def require_plan(dense: Dense, plan: Plan) -> None:
+    """Refuse a plan that no student of this teacher can have.
+
+    Raises:
+        WarmStartError: names what is too wide or too narrow.
+    """
+    most = dense.kv_heads * dense.head_dim
+    if plan.rotary < 2 or plan.rotary % 2 or plan.rotary > most:
+        raise WarmStartError(
+            f"rotary is {plan.rotary}; it must be even and from 2 to {most}, the values of the "
+            "teacher's keys."
+        )
+    widest = dense.cache_values + 1 - plan.rotary
+    if not 2 <= plan.latent <= widest:
+        raise WarmStartError(
+            f"latent is {plan.latent}; beside {plan.rotary} rotary values it must be from 2 to "
+            f"{widest}, what is left of the teacher's keys and values and one constant."
+        )
+    if (how := plan.carving) is None:
+        return
+    parts, inner = how.shared + how.routed, dense.intermediate_size
+    if inner % parts:
+        raise WarmStartError(
+            f"experts: {how.shared} shared and {how.routed} routed are {parts} parts, which the "
+            f"teacher's {inner} inner values do not divide into; choose a divisor."
+        )
+
+
+def config_of(dense: Dense, plan: Plan, frequencies: tuple[float, ...]) -> MLAConfig:
+    """Return what a student of this teacher and plan is made of."""
+    biased = dense.layers[0].q_HF is not None
+    mixture: dict[str, Any] = {"num_dense_layers": len(dense.layers)}
+    if (how := plan.carving) is not None:
+        mixture = {
+            "num_dense_layers": 0,
+            "num_routed_experts": how.routed,
+            "num_shared_experts": how.shared,
+            "num_experts_per_token": how.active,
+            "moe_intermediate_size": dense.intermediate_size // (how.shared + how.routed),
+            "routed_scaling_factor": float(how.active),
+        }
+    return MLAConfig(
+        hidden_size=dense.hidden_size,
+        num_layers=len(dense.layers),
+        num_heads=dense.heads,
+        q_lora_rank=dense.hidden_size + 1 if biased else None,
+        kv_lora_rank=plan.latent,
+        qk_rope_head_dim=plan.rotary,
+        qk_nope_head_dim=dense.head_dim,
+        v_head_dim=dense.head_dim,
+        intermediate_size=dense.intermediate_size,
+        max_position_embeddings=dense.max_positions,
+        rope_theta=dense.rope_theta,
+        rope_frequencies=frequencies,
+        attention_bias=True,
+        rms_norm_eps=dense.eps,
+        tie_word_embeddings=dense.head_VD is None,
+        **mixture,
+    )
