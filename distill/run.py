@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import files
+from distill import files, inherit
 from distill.checkpoint import Checkpoints
 from distill.config import RunConfig, load
 from distill.course import course
@@ -30,6 +30,7 @@ from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
+from student.config import InheritConfig
 from student.model import Student
 
 
@@ -68,13 +69,13 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     session = Session(config=config, out=out, device=device, say=say, progress=progress)
     ready = prepare(session)
     notes = Notes(out / "eval.json")
-    model = Student.build(config.student, ready.vocabulary, seed=config.seed, device=device)
+    model = _new(session, ready)
     exam = Examination(session, ready.text, ready.lessons, ready.tokenizer, ready.tasks)
     _begin(session, model, ready.tokenizer, exam, notes)
     _train(session, _trainer(session, model, ready), exam)
     weights.save(model, ready.tokenizer, out / "student")
     _evaluate(session, model, ready, exam, notes)
-    manifest = bundle.write(session, ready, _metrics(session), notes.values)
+    manifest = bundle.write(session, ready, model.config, _metrics(session), notes.values)
     _checkpoints(session).clear()
     return Outcome(out=out, evaluation=notes.values, manifest=manifest, reused=False)
 
@@ -136,6 +137,24 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
         signal=replace(config.signal, path=signals),
         rollout=replace(config.rollout, fraction=0.0),
     )
+
+
+def _new(session: Session, ready: Ready) -> Student:
+    """Return the student before its first step: drawn from the seed, or with a teacher's weights.
+
+    What a teacher's weights were made into is kept, so that another call begins with the same.
+    """
+    config, start = session.config, session.out / START
+    if not isinstance(config.student, InheritConfig):
+        return Student.build(
+            config.student, ready.vocabulary, seed=config.seed, device=session.device
+        )
+    if (start / "config.json").is_file():
+        model = weights.load(start, device=session.device).train()
+    else:
+        model = inherit.begin(session, config.student, ready)
+    inherit.hold_routers(model)
+    return model
 
 
 def _begin(
@@ -255,6 +274,7 @@ def _evaluate(
         served=checks.seen(session),
         bill=cost.of_run(
             session.config,
+            model.config,
             model.vocabulary,
             ready.lessons,
             metrics,

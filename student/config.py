@@ -1,4 +1,4 @@
-"""What a student is made of: two families, and the rules their numbers obey.
+"""What a student is made of: two families, the rules of their numbers, and a teacher's weights.
 
 `mla`: multi-head latent attention and a mixture of experts with bias routing, as in the
 DeepSeek-V3 report (arXiv 2412.19437, section 2). `v4`: shared-key attention over a sliding window
@@ -300,6 +300,71 @@ class V4Config:
         return {"swa": 0, "csa": self.csa_compression, "hca": self.hca_compression}[kind]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InheritedExperts:
+    """A dense teacher's feed-forward layers as a mixture: each part has as many neurons.
+
+    Attributes:
+        shared: parts that serve every token.
+        routed: parts that are experts.
+        active: experts that serve a token.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    shared: Positive = 16
+    routed: Annotated[int, Ge(2)] = 16
+    active: Positive = 8
+
+    def __post_init__(self) -> None:
+        """Refuse more active experts than there are.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+        if self.active > self.routed:
+            raise ConfigError(
+                f"active is {self.active}, more than routed ({self.routed}); choose at most that "
+                "many."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InheritConfig:
+    """A student of the `mla` family that begins with a dense teacher's weights.
+
+    Attributes:
+        init: marks this form of the section.
+        cache: values cached a token and layer, as a share of the teacher's.
+        experts: None leaves feed-forward layers dense.
+        depth: share of the teacher's layers.
+        calibration_tokens: of the run's text, in whose measure the student is fitted.
+        max_position_embeddings: tokens of context, at most the teacher's.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    init: Literal["teacher"]
+    family: Literal["mla"] = "mla"
+    cache: PositiveFloat = 0.5
+    experts: InheritedExperts | None = None
+    depth: PositiveFloat = 1.0
+    calibration_tokens: Positive = 10_240
+    max_position_embeddings: Positive = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse shares above 1.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+        for name, share in (("cache", self.cache), ("depth", self.depth)):
+            if share > 1:
+                raise ConfigError(f"{name} is {share}; it is a share of the teacher's, at most 1.")
+
+
 def _check_rotary(width: int) -> None:
     if width % 2:
         raise ConfigError(
@@ -316,13 +381,23 @@ def _check_top_k(chosen: int, experts: int) -> None:
 
 
 def _family(value: Any) -> str:
-    """Return the family of a mapping or a config; `mla` where it is not said."""
+    """Return the family of a mapping or a config; `mla` where it is not said.
+
+    `teacher` is of a student that begins with a teacher's weights.
+    """
+    if isinstance(value, InheritConfig):
+        return "teacher"
     if isinstance(value, MLAConfig | V4Config):
         return value.family
+    if isinstance(value, dict) and "init" in value:
+        return "teacher"
     return str(value.get("family", "mla")) if isinstance(value, dict) else "mla"
 
 
 StudentConfig = Annotated[
-    Annotated[MLAConfig, Tag("mla")] | Annotated[V4Config, Tag("v4")], Discriminator(_family)
+    Annotated[MLAConfig, Tag("mla")]
+    | Annotated[V4Config, Tag("v4")]
+    | Annotated[InheritConfig, Tag("teacher")],
+    Discriminator(_family),
 ]
-"""Either family, told apart by the key `family`."""
+"""Either family, told apart by the key `family`; or, with a key `init`, a teacher's weights."""

@@ -19,6 +19,7 @@ from distill.rollout.writings import Writings
 from distill.session import Session
 from distill.text import student_tokenizer
 from distill.train import Row
+from student.config import MLAConfig, V4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token
 
 START = "checkpoints/step-000000"
@@ -26,12 +27,16 @@ OUTPUTS = ("config.yaml", "metrics.jsonl", "eval.json", "heldout.jsonl", "studen
 
 
 def write(
-    session: Session, ready: Ready, metrics: list[Row], evaluation: dict[str, Any]
+    session: Session,
+    ready: Ready,
+    student: MLAConfig | V4Config,
+    metrics: list[Row],
+    evaluation: dict[str, Any],
 ) -> dict[str, Any]:
     """Write page, card, bill of materials and, last, the manifest, which is returned."""
     config, out = session.config, session.out
     resolved = strict_yaml.dump(config)
-    counted = count_parameters(config.student, ready.vocabulary.size)
+    counted = count_parameters(student, ready.vocabulary.size)
     manifest = record.manifest(
         config=config,
         config_text=resolved,
@@ -43,7 +48,7 @@ def write(
         sizes={
             "parameters": counted.total,
             "active_parameters": counted.active,
-            "kv_cache_bytes_per_token": kv_cache_bytes_per_token(config.student),
+            "kv_cache_bytes_per_token": kv_cache_bytes_per_token(student),
         },
         vocabularies=[{"teacher": one.config.name, **one.vocabulary} for one in ready.lessons],
     )

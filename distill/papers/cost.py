@@ -14,6 +14,7 @@ from distill.papers import work
 from distill.papers.bill import bill
 from distill.papers.ledger import Line
 from distill.prices import Asked
+from student.config import MLAConfig, V4Config
 from student.vocabulary import Vocabulary
 
 Row = Mapping[str, Any]
@@ -44,6 +45,7 @@ class _Read(NamedTuple):
 
 def of_run(
     config: RunConfig,
+    student: MLAConfig | V4Config,
     vocabulary: Vocabulary,
     lessons: Sequence[Lesson],
     metrics: Sequence[Row],
@@ -55,6 +57,7 @@ def of_run(
 
     Args:
         config: the run's.
+        student: what it is made of.
         vocabulary: the student's.
         lessons: who taught, what they read, what was asked of servers.
         metrics: a row a step.
@@ -76,7 +79,7 @@ def of_run(
             tokens |= {f"read by {name}": one.wrote[0], f"written by {name}": one.wrote[1]}
     asked = [one.asked for one in lessons if one.asked is not None]
     asked += [writer] if writer else []
-    passes = [*_student(config, vocabulary, read, examined)]
+    passes = [*_student(config, student, vocabulary, read, examined)]
     tags = any(one.config.tags for one in lessons)
     for one in lessons:
         passes += _teacher(config, one, read, examined, tags=tags)
@@ -107,9 +110,13 @@ def _read(config: RunConfig, metrics: Sequence[Row]) -> _Read:
 
 
 def _student(
-    config: RunConfig, vocabulary: Vocabulary, read: _Read, examined: Examined
+    config: RunConfig,
+    student: MLAConfig | V4Config,
+    vocabulary: Vocabulary,
+    read: _Read,
+    examined: Examined,
 ) -> list[Line]:
-    student, size, length = config.student, vocabulary.size, config.text.sequence_length
+    size, length = vocabulary.size, config.text.sequence_length
     lines = []
     sides = ("", read.text, length), (_whose(config), read.own, read.length)
     for text, tokens, row in sides:

@@ -15,7 +15,7 @@ from typing import Any
 
 from distill.papers.ledger import Line, worked_out
 from student import sizes
-from student.config import StudentConfig
+from student.config import MLAConfig, V4Config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,7 +28,7 @@ _LATENT = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
 def student_training(
-    config: StudentConfig,
+    config: MLAConfig | V4Config,
     vocab_size: int,
     *,
     sequence_tokens: int,
@@ -67,7 +67,7 @@ def student_training(
 
 
 def student_forward(
-    config: StudentConfig,
+    config: MLAConfig | V4Config,
     vocab_size: int,
     *,
     sequence_tokens: int,

@@ -31,11 +31,11 @@ class Seen:
 
     def attention(self, dense: Dense, layer: int) -> torch.Tensor:
         """Return the normed input of a layer's attention, `[N, D]`, float64."""
-        return normed(self.before[layer], dense.layers[layer].attn_norm_D, dense.eps)
+        return normed(self.before[layer], dense.layers[layer].attn_norm_D, dense.numbers.eps)
 
     def network(self, dense: Dense, layer: int) -> torch.Tensor:
         """Return the normed input of a layer's feed-forward layer, `[N, D]`, float64."""
-        return normed(self.middle[layer], dense.layers[layer].ffn_norm_D, dense.eps)
+        return normed(self.middle[layer], dense.layers[layer].ffn_norm_D, dense.numbers.eps)
 
 
 def normed(x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from student.config import MLAConfig
+from student.config import InheritConfig, MLAConfig
 from student.errors import WarmStartError
 from student.model import Student
 from student.vocabulary import Vocabulary
-from student.warm_start import calibration, compensation, experts, latent, slots
+from student.warm_start import calibration, depth, experts, latent, slots
 from student.warm_start.calibration import Seen
-from student.warm_start.compensation import Ridge
-from student.warm_start.dense import Dense
+from student.warm_start.dense import Dense, Numbers
 from student.warm_start.experts import Carving
+
+SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,10 @@ class Plan:
         by: how slots are chosen.
         constant: whether a latent value keeps the norm linear.
         carving: of feed-forward layers into experts; None leaves them dense.
-        compensated: how what writes to the residual is fitted again; None to leave it.
+        layers: that are kept; None for all.
+        positions: tokens of context; None for the teacher's.
+
+    What was cut is best fitted again afterwards, by `compensation.compensate`.
     """
 
     rotary: int
@@ -42,7 +46,34 @@ class Plan:
     by: slots.Choice = "sensitivity"
     constant: bool = True
     carving: Carving | None = None
-    compensated: Ridge | None = None
+    layers: int | None = None
+    positions: int | None = None
+
+
+def plan_of(size: Numbers, asked: InheritConfig, *, spread: float = SPREAD) -> Plan:
+    """Return the plan that an `init: teacher` section asks for.
+
+    A third of the cache is the rotary key. At the full cache, of which the constant takes one value
+    more, the map is exact.
+
+    Raises:
+        WarmStartError: the teacher cannot be cut so.
+    """
+    exact = asked.cache == 1
+    values = round(asked.cache * size.cache_values)
+    rotary = size.cache_values // 2 if exact else 2 * max(1, round(values / 6))
+    carving = None
+    if (how := asked.experts) is not None:
+        carving = Carving(shared=how.shared, routed=how.routed, active=how.active, spread=spread)
+    plan = Plan(
+        rotary=rotary,
+        latent=values - rotary + int(exact),
+        layers=max(1, round(asked.depth * size.layers)),
+        positions=asked.max_position_embeddings,
+        carving=carving,
+    )
+    require_plan(size, plan)
+    return plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,11 +82,13 @@ class Begun:
 
     Attributes:
         student: on the CPU, in float32.
+        seen: what its layers should make of the text, those that were dropped left out.
         kept: a layer each, the share of keys' and values' weighted energy that its latent carries.
         loads: a mixture layer each, `[E]`, load of its experts relative to an even share.
     """
 
     student: Student
+    seen: Seen
     kept: tuple[float, ...]
     loads: tuple[torch.Tensor, ...]
 
@@ -73,7 +106,14 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
     Raises:
         WarmStartError: the plan is wider than the teacher.
     """
-    require_plan(dense, plan)
+    require_plan(dense.numbers, plan)
+    if vocabulary.size != len(dense.embed_VD):
+        raise WarmStartError(
+            f"the student has {vocabulary.size:,} tokens and the teacher {len(dense.embed_VD):,}; "
+            "weights can be inherited with the teacher's own vocabulary alone."
+        )
+    if plan.layers is not None and plan.layers < dense.numbers.layers:
+        dense, seen = depth.prune(dense, seen, plan.layers)
     weights, mixings = [], []
     for number, layer in enumerate(dense.layers):
         x_ND = seen.attention(dense, number)
@@ -86,8 +126,9 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
         amplitude=dense.amplitude,
         constant=plan.constant,
     )
-    frequencies = tuple(float(dense.frequency_P[slot.pair]) for slot in chosen)
-    student = Student.build(config_of(dense, plan, frequencies), vocabulary)
+    # As they are turned by, in float32.
+    frequencies = tuple(float(dense.frequency_P[slot.pair].float()) for slot in chosen)
+    student = Student.build(config_of(dense.numbers, plan, frequencies), vocabulary)
     state = {"embed.weight": dense.embed_VD, "norm.weight": dense.norm_D}
     if dense.head_VD is not None:
         state["head.weight"] = dense.head_VD
@@ -113,32 +154,35 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
         state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
     student.load_state_dict({name: weight.float() for name, weight in state.items()})
     student.eval()
-    if plan.compensated is not None:
-        compensation.compensate(student, seen, plan.compensated)
-    return Begun(student=student, kept=tuple(kept), loads=tuple(loads))
+    return Begun(student=student, seen=seen, kept=tuple(kept), loads=tuple(loads))
 
 
-def require_plan(dense: Dense, plan: Plan) -> None:
+def require_plan(size: Numbers, plan: Plan) -> None:
     """Refuse a plan that no student of this teacher can have.
 
     Raises:
         WarmStartError: names what is too wide or too narrow.
     """
-    most = dense.kv_heads * dense.head_dim
+    most = size.kv_heads * size.head_dim
     if plan.rotary < 2 or plan.rotary % 2 or plan.rotary > most:
         raise WarmStartError(
             f"rotary is {plan.rotary}; it must be even and from 2 to {most}, the values of the "
             "teacher's keys."
         )
-    widest = dense.cache_values + 1 - plan.rotary
+    widest = size.cache_values + 1 - plan.rotary
     if not 2 <= plan.latent <= widest:
         raise WarmStartError(
             f"latent is {plan.latent}; beside {plan.rotary} rotary values it must be from 2 to "
             f"{widest}, what is left of the teacher's keys and values and one constant."
         )
+    if plan.positions is not None and plan.positions > size.max_positions:
+        raise WarmStartError(
+            f"max_position_embeddings is {plan.positions}, more than the teacher's "
+            f"({size.max_positions}); choose at most that."
+        )
     if (how := plan.carving) is None:
         return
-    parts, inner = how.shared + how.routed, dense.intermediate_size
+    parts, inner = how.shared + how.routed, size.intermediate_size
     if inner % parts:
         raise WarmStartError(
             f"experts: {how.shared} shared and {how.routed} routed are {parts} parts, which the "
@@ -146,34 +190,33 @@ def require_plan(dense: Dense, plan: Plan) -> None:
         )
 
 
-def config_of(dense: Dense, plan: Plan, frequencies: tuple[float, ...]) -> MLAConfig:
+def config_of(size: Numbers, plan: Plan, frequencies: tuple[float, ...] | None) -> MLAConfig:
     """Return what a student of this teacher and plan is made of."""
-    biased = dense.layers[0].q_HF is not None
-    mixture: dict[str, Any] = {"num_dense_layers": len(dense.layers)}
+    mixture: dict[str, Any] = {"num_dense_layers": plan.layers or size.layers}
     if (how := plan.carving) is not None:
         mixture = {
             "num_dense_layers": 0,
             "num_routed_experts": how.routed,
             "num_shared_experts": how.shared,
             "num_experts_per_token": how.active,
-            "moe_intermediate_size": dense.intermediate_size // (how.shared + how.routed),
+            "moe_intermediate_size": size.intermediate_size // (how.shared + how.routed),
             "routed_scaling_factor": float(how.active),
         }
     return MLAConfig(
-        hidden_size=dense.hidden_size,
-        num_layers=len(dense.layers),
-        num_heads=dense.heads,
-        q_lora_rank=dense.hidden_size + 1 if biased else None,
+        hidden_size=size.hidden_size,
+        num_layers=plan.layers or size.layers,
+        num_heads=size.heads,
+        q_lora_rank=size.hidden_size + 1 if size.biased else None,
         kv_lora_rank=plan.latent,
         qk_rope_head_dim=plan.rotary,
-        qk_nope_head_dim=dense.head_dim,
-        v_head_dim=dense.head_dim,
-        intermediate_size=dense.intermediate_size,
-        max_position_embeddings=dense.max_positions,
-        rope_theta=dense.rope_theta,
+        qk_nope_head_dim=size.head_dim,
+        v_head_dim=size.head_dim,
+        intermediate_size=size.intermediate_size,
+        max_position_embeddings=plan.positions or size.max_positions,
+        rope_theta=size.rope_theta,
         rope_frequencies=frequencies,
         attention_bias=True,
-        rms_norm_eps=dense.eps,
-        tie_word_embeddings=dense.head_VD is None,
+        rms_norm_eps=size.eps,
+        tie_word_embeddings=size.tied,
         **mixture,
     )

@@ -52,57 +52,31 @@ class DenseLayer:
     down_DI: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Dense:
-    """A teacher whose weights a student can inherit.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Numbers:
+    """How large a teacher is.
 
     Attributes:
-        embed_VD: of tokens.
-        head_VD: of logits; None where that is the embedding.
-        norm_D: the last norm's weight.
-        layers: in order.
-        frequency_P: radians a token by which the pair (f, f + F / 2) of a head turns, `[F / 2]`,
-            float64.
-        amplitude: what cosine and sine are multiplied with.
-        rope_theta: the base that the frequencies go back to, for the record.
+        hidden_size, heads, kv_heads, head_dim, intermediate_size: D, H, G, F and I.
+        layers: how many.
+        tied: whether the head is the embedding.
+        biased: whether queries, keys and values have biases.
+        rope_theta: the base that rotary frequencies go back to.
         eps: of the norms.
         max_positions: tokens of context.
     """
 
-    embed_VD: torch.Tensor
-    head_VD: torch.Tensor | None
-    norm_D: torch.Tensor
-    layers: tuple[DenseLayer, ...]
-    frequency_P: torch.Tensor
-    amplitude: float
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    layers: int
+    tied: bool
+    biased: bool
     rope_theta: float
     eps: float
     max_positions: int
-
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-        return self.embed_VD.shape[1]
-
-    @property
-    def heads(self) -> int:
-        """H."""
-        return self.layers[0].q_HFD.shape[0]
-
-    @property
-    def kv_heads(self) -> int:
-        """G."""
-        return self.layers[0].k_GFD.shape[0]
-
-    @property
-    def head_dim(self) -> int:
-        """F."""
-        return self.layers[0].q_HFD.shape[1]
-
-    @property
-    def intermediate_size(self) -> int:
-        """I."""
-        return self.layers[0].gate_ID.shape[0]
 
     @property
     def cache_values(self) -> int:
@@ -110,8 +84,32 @@ class Dense:
         return 2 * self.kv_heads * self.head_dim
 
 
-def require_dense(config: Any) -> None:
-    """Refuse a model whose weights no student can inherit.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dense:
+    """A teacher whose weights a student can inherit.
+
+    Attributes:
+        numbers: how large it is.
+        embed_VD: of tokens.
+        head_VD: of logits; None where that is the embedding.
+        norm_D: the last norm's weight.
+        layers: in order.
+        frequency_P: radians a token by which the pair (f, f + F / 2) of a head turns, `[F / 2]`,
+            float64.
+        amplitude: what cosine and sine are multiplied with.
+    """
+
+    numbers: Numbers
+    embed_VD: torch.Tensor
+    head_VD: torch.Tensor | None
+    norm_D: torch.Tensor
+    layers: tuple[DenseLayer, ...]
+    frequency_P: torch.Tensor
+    amplitude: float
+
+
+def numbers(config: Any) -> Numbers:
+    """Return how large a model is whose weights a student can inherit.
 
     Args:
         config: transformers' own.
@@ -144,6 +142,20 @@ def require_dense(config: Any) -> None:
         )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise WarmStartError("the teacher turns a part of each head alone; a warm start needs all.")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Numbers(
+        hidden_size=config.hidden_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=width,
+        intermediate_size=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        tied=bool(config.tie_word_embeddings),
+        biased=kind == "qwen2" or bool(getattr(config, "attention_bias", False)),
+        rope_theta=float(rope["rope_theta"]),
+        eps=float(config.rms_norm_eps),
+        max_positions=int(config.max_position_embeddings),
+    )
 
 
 def read(model: nn.Module) -> Dense:
@@ -152,23 +164,17 @@ def read(model: nn.Module) -> Dense:
     Raises:
         WarmStartError: no student can inherit them.
     """
-    config: Any = model.config
-    require_dense(config)
+    found = numbers(model.config)
     body: Any = model.get_submodule("model")
-    width = config.hidden_size // config.num_attention_heads
-    width = getattr(config, "head_dim", None) or width
-    rotary = body.rotary_emb
-    tied = bool(config.tie_word_embeddings)
+    head = None if found.tied else model.get_submodule("lm_head").get_parameter("weight").detach()
     return Dense(
+        numbers=found,
         embed_VD=body.embed_tokens.weight.detach(),
-        head_VD=None if tied else model.get_submodule("lm_head").get_parameter("weight").detach(),
+        head_VD=head,
         norm_D=body.norm.weight.detach(),
-        layers=tuple(_layer(layer, width) for layer in body.layers),
-        frequency_P=rotary.inv_freq.detach().double().cpu(),
-        amplitude=float(getattr(rotary, "attention_scaling", 1.0)),
-        rope_theta=float(config.rope_parameters["rope_theta"]),
-        eps=float(config.rms_norm_eps),
-        max_positions=int(config.max_position_embeddings),
+        layers=tuple(_layer(layer, found.head_dim) for layer in body.layers),
+        frequency_P=body.rotary_emb.inv_freq.detach().double().cpu(),
+        amplitude=float(getattr(body.rotary_emb, "attention_scaling", 1.0)),
     )
 
 

@@ -1,0 +1,71 @@
+"""Dense teachers of random weights, of every kind that is read, and text for them."""
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from student.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(size=97, bos=0, eos=1, pad=2)
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+def teachers() -> dict[str, PreTrainedModel]:
+    """Return a teacher of each kind: grouped heads, as many keys as queries, biases, scaling."""
+    wide = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 4}
+    made = {
+        "llama": LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)),
+        "llama, biases everywhere": LlamaForCausalLM(LlamaConfig(**SMALL, attention_bias=True)),
+        "llama 3's frequencies": LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters=LLAMA3)),
+        "mistral, wide heads": MistralForCausalLM(
+            MistralConfig(**wide, head_dim=16, sliding_window=None)
+        ),
+        "qwen2": Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    }
+    return {name: stirred(model) for name, model in made.items()}
+
+
+def stirred(model: PreTrainedModel, seed: int = 1) -> PreTrainedModel:
+    """Return the model with weights, norms and biases at which every term matters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" in name:
+                parameter.normal_(0, 0.3, generator=generator)
+            elif "norm" in name:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                parameter.normal_(0, 0.15, generator=generator)
+    return model.float().eval()
+
+
+def text(windows: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    """Return random tokens `[B, S]`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY.size, (windows, tokens), generator=generator)
