@@ -108,7 +108,8 @@ def capture(config: RunConfig, *, say: Say, progress: Progress) -> list[Store]:
 def control_of(student_run: Path, *, seed: int) -> RunConfig:
     """Return the config of a control: `student_run`'s own, without the teacher, from another seed.
 
-    The teacher's weight goes to the cross-entropy, so text, steps, architecture, the scale of the
+    A student that began with its teacher's weights has controls of its make that are drawn. The
+    teacher's weight goes to the cross-entropy, so text, steps, architecture, the scale of the
     loss and its other terms stay as they were. Held-out signals are shared with the student's run.
 
     Raises:
@@ -130,8 +131,12 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
     if seed == config.seed:
         raise MismatchError(f"seed {seed} is the student's own; a control needs another.")
     signals = config.signal.path or str(student_run / "signals")
+    student = config.student
+    if isinstance(student, InheritConfig):  # of the same make, and from weights of its own
+        student, _ = weights.read_config(student_run / "student")
     return replace(
         config,
+        student=student,
         seed=seed,
         loss=objective.without_teacher(config.loss),
         signal=replace(config.signal, path=signals),

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from audit.attest import digest
+from distill.papers import wording
 from distill.papers.comparison import compared
 from distill.terms import owed
 
@@ -85,8 +86,7 @@ def _student(manifest: Record, evaluation: Record, inputs: Sequence[Part]) -> Pa
     }
     if teachers:
         ancestors = [_teacher(place, row) for place, row in enumerate(teachers, start=1)]
-        note = "A student learns what its teachers say; it does not begin with their weights."
-        part["pedigree"] = {"ancestors": ancestors, "notes": note}
+        part["pedigree"] = {"ancestors": ancestors, "notes": wording.beginning(manifest)}
     return part
 
 

@@ -45,7 +45,7 @@ def model_card(evaluation: Record, manifest: Record) -> str:
 def _header(manifest: Record, taught: bool) -> list[str]:
     """Return the metadata that model hubs read.
 
-    No `base_model`: that is for first weights, which a student does not have from its teachers.
+    `base_model` is for first weights, which few students have from a teacher.
     """
     tags = ["distillation" if taught else "control", manifest["student"]["family"]]
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
@@ -53,6 +53,8 @@ def _header(manifest: Record, taught: bool) -> list[str]:
     if taught:
         names = [teacher["name"] for teacher in manifest["teachers"]]
         lines.append(f"distilled_from: {json.dumps(names)}")
+    if (cut := manifest["student"].get("inherited")) is not None:
+        lines.append(f"base_model: {json.dumps(cut['teacher'])}")
     return [*lines, "---"]
 
 
@@ -66,7 +68,8 @@ def _opening(manifest: Record, taught: bool) -> str:
     return (
         f"A `{student['model_type']}` language model with {run['parameters']:,} parameters "
         f"({run['active_parameters']:,} active a token), {how}, on {run['tokens']:,} tokens of "
-        f"{text}. It learnt by {terms}, weights in brackets."
+        f"{text}. It learnt by {terms}, weights in brackets. "
+        f"{wording.beginning(manifest)}"
     )
 
 

@@ -85,6 +85,7 @@ def render_run(
         manifest=manifest,
         config_yaml=config_yaml,
         title=title,
+        beginning=wording.beginning(manifest),
         sections=sections,
         place={anchor: at for at, (anchor, _) in enumerate(sections, start=1)},
         measures=MEASURES,

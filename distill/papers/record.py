@@ -21,6 +21,7 @@ from distill.loss import objective
 from distill.rollout.config import WRITER, RolloutConfig
 from distill.terms import Terms
 from student import device as devices
+from student.config import InheritConfig
 from student.released_fields import MLA, V4
 
 SCHEMA = "spiritsafe.run/2"
@@ -99,6 +100,15 @@ def _terms(owned: bool, stated: Terms | None) -> dict[str, Any]:
     return {"owned": owned, "terms": terms, "obligations": obligations}
 
 
+def inherited(config: RunConfig) -> dict[str, Any] | None:
+    """Return whose weights the student began with and what was cut; None if they were drawn."""
+    if not isinstance(config.student, InheritConfig):
+        return None
+    teacher = next(teacher.name for teacher in config.teachers if teacher.path is not None)
+    cut = asdict(config.student)
+    return {"teacher": teacher, **{name: cut[name] for name in ("cache", "experts", "depth")}}
+
+
 def manifest(
     *,
     config: RunConfig,
@@ -139,7 +149,11 @@ def manifest(
             "dtype": str(devices.compute_dtype(device, config.dtype)).removeprefix("torch."),
             **sizes,
         },
-        "student": {"family": config.student.family, "model_type": layout.model_type},
+        "student": {
+            "family": config.student.family,
+            "model_type": layout.model_type,
+            "inherited": inherited(config),
+        },
         "losses": [{"name": name, **asdict(term)} for name, term in named],
         "teachers": list(teachers),
         "vocabularies": list(vocabularies),

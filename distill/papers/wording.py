@@ -78,6 +78,22 @@ def told(value: object) -> str:
     return str(value)
 
 
+def beginning(manifest: Mapping[str, Any]) -> str:
+    """Return what a student's first weights are, in a sentence."""
+    cut = manifest["student"].get("inherited")
+    if cut is None:
+        return "The student learns what its teachers say; it does not begin with their weights."
+    said = f"The student inherits the weights of {cut['teacher']}"
+    parts = [f"{cut['cache']:.0%} of the teacher's cache"]
+    if cut["experts"] is not None:
+        how = cut["experts"]
+        asked = (how["shared"] + how["active"]) / (how["shared"] + how["routed"])
+        parts.append(f"{asked:.0%} of its feed-forward neurons at work on a token")
+    if cut["depth"] != 1:
+        parts.append(f"{cut['depth']:.0%} of its layers")
+    return f"{said}, with {listed(parts)}."
+
+
 def permission(teacher: Mapping[str, object]) -> str:
     """Return whether training on a teacher's words is permitted, as a manifest's row states it."""
     terms = teacher["terms"]

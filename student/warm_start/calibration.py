@@ -14,6 +14,8 @@ from torch import nn
 
 from student.warm_start.dense import Dense, DenseLayer
 
+_ROWS = 1024  # tokens whose products are summed in float32
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Seen:
@@ -83,6 +85,50 @@ def _listening(norms: Sequence[nn.Module], kept: list[list[torch.Tensor]]) -> It
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Measure:
+    """One layer's inputs, each with a 1 behind it so that biases are a column: C = D + 1.
+
+    Attributes:
+        x_NC: float64.
+        weight_N: how much each token counts as a key and value, summing to 1; as a query all are
+            even.
+        even_CC: second moment of the inputs.
+        given_CC: the same with `weight_N`.
+    """
+
+    x_NC: torch.Tensor
+    weight_N: torch.Tensor
+    even_CC: torch.Tensor
+    given_CC: torch.Tensor
+
+
+def measure(x_ND: torch.Tensor, weight_N: torch.Tensor) -> Measure:
+    """Return the measure of inputs `[N, D]` of which key and value count `weight_N`."""
+    x_NC = torch.cat((x_ND, torch.ones_like(x_ND[:, :1])), 1)
+    return Measure(
+        x_NC=x_NC,
+        weight_N=weight_N,
+        even_CC=product(x_NC, x_NC) / len(x_NC),
+        given_CC=product(x_NC * weight_N[:, None], x_NC),
+    )
+
+
+def with_bias(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return a weight with its bias, or zeros, as the last column, in float64."""
+    column = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
+    return torch.cat((weight, column.unsqueeze(-1)), -1).double()
+
+
+def product(left_NE: torch.Tensor, right_NF: torch.Tensor) -> torch.Tensor:
+    """Return `left^T right`, `[E, F]`, in float64: products in float32, sums of them in float64."""
+    parts = zip(left_NE.split(_ROWS), right_NF.split(_ROWS), strict=True)
+    total_EF = left_NE.new_zeros(left_NE.shape[1], right_NF.shape[1], dtype=torch.float64)
+    for left, right in parts:
+        total_EF += left.float().T @ right.float()
+    return total_EF
 
 
 def attended(

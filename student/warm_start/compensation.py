@@ -20,7 +20,7 @@ from student.documents import Documents
 from student.mla import MLAPositions
 from student.model import Student
 from student.moe import SwiGLU
-from student.warm_start.calibration import Seen
+from student.warm_start.calibration import Seen, product
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +88,9 @@ def _read_by(
 
 def fit(linear: nn.Linear, read_NF: torch.Tensor, wanted_ND: torch.Tensor, ridge: float) -> None:
     """Move a matrix to make `wanted_ND` of `read_NF`, held to what it is by a ridge; in place."""
-    read_NF, weight_DF = read_NF.double(), linear.weight.double()
-    missing_ND = wanted_ND.double() - read_NF @ weight_DF.T
-    if linear.bias is not None:
-        missing_ND -= linear.bias.double()
-    moment_FF = read_NF.T @ read_NF
+    missing_ND = wanted_ND - linear(read_NF)
+    moment_FF = product(read_NF, read_NF)
     held = ridge * float(moment_FF.diagonal().mean()) + 1e-30
     moment_FF.diagonal().add_(held)
-    moved_FD = torch.linalg.solve(moment_FF, read_NF.T @ missing_ND)
-    linear.weight.copy_(weight_DF + moved_FD.T)
+    moved_FD = torch.linalg.solve(moment_FF, product(read_NF, missing_ND))
+    linear.weight.add_(moved_FD.T.to(linear.weight.dtype))

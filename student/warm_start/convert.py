@@ -118,7 +118,7 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
     for number, layer in enumerate(dense.layers):
         x_ND = seen.attention(dense, number)
         weights.append(calibration.attended(dense, layer, x_ND, len(seen.token_BS), plan.attended))
-        mixings.append(slots.mixing(layer, x_ND, weights[-1]))
+        mixings.append(slots.mixing(layer, calibration.measure(x_ND, weights[-1])))
     chosen = slots.choose(dense, mixings, plan.rotary // 2, plan.by)
     shape = latent.Shape(
         latent=plan.latent,
@@ -137,8 +137,8 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
         zip(dense.layers, mixings, weights, strict=True)
     ):
         at = f"layers.{number}."
-        x_ND = seen.attention(dense, number)
-        attn = latent.convert(layer, mixed, chosen, x_ND, weight_N, shape)
+        measure = calibration.measure(seen.attention(dense, number), weight_N)
+        attn = latent.convert(layer, mixed, chosen, measure, shape)
         kept.append(attn.kept)
         state |= {f"{at}attn.{name}": weight for name, weight in attn.weights.items()}
         state |= {

@@ -10,8 +10,8 @@ The norm of the latent is no obstacle: one latent value is a bias so large that 
 is its own, whatever the others are, so that the norm multiplies by a constant; normed, that value
 is a 1 that carries the means and the teacher's biases of keys and values.
 
-Shapes: N tokens, D hidden size, H query heads, G key-value heads, F values of a head, P pairs,
-S slots, L latent values, E = 2 G F rows of all keys and values.
+Shapes: N tokens, D hidden size, C = D + 1 with the bias, H query heads, G key-value heads, F values
+of a head, P pairs, S slots, L latent values, E = 2 G F rows of all keys and values.
 """
 
 import math
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from student.warm_start.calibration import Measure, with_bias
 from student.warm_start.dense import DenseLayer
 from student.warm_start.slots import Mixing, Slot, pairs
 
@@ -59,29 +60,21 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Split:
-    """Queries and keys of a layer, those of the slots apart; all float64.
+    """Queries and keys of a layer, those of the slots apart; float64, biases as a last column.
 
     Attributes:
-        slot_q_HSD: complex, what a head asks of a slot; `slot_q_HS` its bias.
-        slot_k_SD: complex, the slot's key; `slot_k_S` its bias.
-        rest_k_GFD: keys less what the slots carry; `rest_k_GF` their bias.
+        slot_q_HSC: complex, what a head asks of a slot.
+        slot_k_SC: complex, the slot's key.
+        rest_k_GFC: keys less what the slots carry.
     """
 
-    slot_q_HSD: torch.Tensor
-    slot_q_HS: torch.Tensor
-    slot_k_SD: torch.Tensor
-    slot_k_S: torch.Tensor
-    rest_k_GFD: torch.Tensor
-    rest_k_GF: torch.Tensor
+    slot_q_HSC: torch.Tensor
+    slot_k_SC: torch.Tensor
+    rest_k_GFC: torch.Tensor
 
 
 def convert(
-    layer: DenseLayer,
-    mixed: Mixing,
-    slots: Sequence[Slot],
-    x_ND: torch.Tensor,
-    weight_N: torch.Tensor,
-    shape: Shape,
+    layer: DenseLayer, mixed: Mixing, slots: Sequence[Slot], measure: Measure, shape: Shape
 ) -> Latent:
     """Return latent attention that does what the layer's own does.
 
@@ -89,52 +82,42 @@ def convert(
         layer: the teacher's.
         mixed: its heads' mixing.
         slots: that keep their turning.
-        x_ND: float64, what its attention reads.
-        weight_N: of these tokens, summing to 1.
+        measure: of what its attention reads.
         shape: of the student.
     """
     heads, width, _ = layer.q_HFD.shape
     groups = layer.k_GFD.shape[0]
-    split = _split(layer, mixed, slots)
-    root_k_GFF = _roots(_query_moments(layer, x_ND))
-    root_v_GFF = _roots(_output_moments(layer))
-    v_GFD, v_GF = layer.v_GFD.double(), _bias(layer.v_GF, layer.v_GFD)
-    mean_D = weight_N @ x_ND
-    centred_ND = (x_ND - mean_D) * weight_N.sqrt()[:, None]
-    if not shape.constant:
-        mean_D, centred_ND = torch.zeros_like(mean_D), x_ND * weight_N.sqrt()[:, None]
-    key_ED, key_scale = _weighed(root_k_GFF @ split.rest_k_GFD, centred_ND, 1.0)
-    value_ED, value_scale = _weighed(root_v_GFF @ v_GFD, centred_ND, shape.value_weight)
-    both_ED = torch.cat((key_ED, value_ED))
-    rank = shape.latent - int(shape.constant)
-    basis_EL, kept = _principal(centred_ND @ both_ED.T, rank)
-    down_LD = basis_EL.T @ both_ED
-    down_LD, unit = _to_unit(down_LD, centred_ND)
-    keys = len(key_ED)
+    split, v_GFC = _split(layer, mixed, slots), with_bias(layer.v_GFD, layer.v_GF)
+    root_k_GFF, root_v_GFF = _roots(_query_moments(layer, measure)), _roots(_output_moments(layer))
+    mean_C = measure.given_CC[-1]
+    # What varies from token to token; the constant carries the rest. Without one all of it does.
+    spread_CC = measure.given_CC - torch.outer(mean_C, mean_C) * int(shape.constant)
+    key_EC, key_scale = _weighed(root_k_GFF @ split.rest_k_GFC, spread_CC, 1.0)
+    value_EC, value_scale = _weighed(root_v_GFF @ v_GFC, spread_CC, shape.value_weight)
+    both_EC = torch.cat((key_EC, value_EC))
+    basis_EL, kept = _principal(both_EC @ spread_CC @ both_EC.T, shape.latent - int(shape.constant))
+    down_LC, unit = _to_unit(basis_EL.T @ both_EC, spread_CC)
+    if shape.constant:
+        down_LC[:, -1] -= down_LC @ mean_C
+    keys = len(key_EC)
     up_k_GFL = torch.linalg.solve(
         root_k_GFF, (basis_EL[:keys] * (unit / key_scale)).unflatten(0, (groups, width))
     )
     up_v_GFL = torch.linalg.solve(
         root_v_GFF, (basis_EL[keys:] * (unit / value_scale)).unflatten(0, (groups, width))
     )
-    offset_L = -(down_LD @ mean_D)
-    latent_NL = x_ND @ down_LD.T + offset_L
-    mean_k_GF = split.rest_k_GFD @ mean_D + split.rest_k_GF
-    mean_v_GF = v_GFD @ mean_D + v_GF
-    norm_L, bias_L, up_k_GFL, up_v_GFL, down_LD = _normed(
-        shape, latent_NL, down_LD, offset_L, (up_k_GFL, mean_k_GF), (up_v_GFL, mean_v_GF)
-    )
-    per = heads // groups
-    up_HFL = torch.cat(
-        (up_k_GFL.repeat_interleave(per, 0), up_v_GFL.repeat_interleave(per, 0)), dim=1
-    )
+    up_GFL = torch.cat((up_k_GFL, up_v_GFL), 1)
+    mean_GF = torch.cat((split.rest_k_GFC @ mean_C, v_GFC @ mean_C), 1)
+    down_LC, norm_L, up_GFL = _normed(shape, measure, down_LC, up_GFL, mean_GF)
+    down_XC = torch.cat((down_LC, interleaved(split.slot_k_SC, 0)))
+    out_DHF = layer.o_DHF.double()
     weights = {
-        "kv_a.weight": torch.cat((down_LD, interleaved(split.slot_k_SD, 0))),
-        "kv_a.bias": torch.cat((bias_L, interleaved(split.slot_k_S, 0))),
+        "kv_a.weight": down_XC[:, :-1],
+        "kv_a.bias": down_XC[:, -1],
         "kv_norm.weight": norm_L,
-        "kv_b.weight": up_HFL.flatten(0, 1),
-        "o.weight": layer.o_DHF.double().flatten(1),
-        "o.bias": _bias(layer.o_D, layer.o_DHF[:, 0, :1]),
+        "kv_b.weight": up_GFL.repeat_interleave(heads // groups, 0).flatten(0, 1),
+        "o.weight": out_DHF.flatten(1),
+        "o.bias": torch.zeros_like(out_DHF[:, 0, 0]) if layer.o_D is None else layer.o_D.double(),
         **_query(layer, split, shape),
     }
     return Latent(weights={n: w.float().contiguous() for n, w in weights.items()}, kept=kept)
@@ -145,46 +128,33 @@ def interleaved(x: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.stack((x.real, x.imag), dim=dim + 1).flatten(dim, dim + 1)
 
 
-def _bias(bias: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor:
-    """Return a bias in float64, or zeros for the rows of `weight`."""
-    return weight.new_zeros(weight.shape[:-1]).double() if bias is None else bias.double()
-
-
 def _split(layer: DenseLayer, mixed: Mixing, slots: Sequence[Slot]) -> _Split:
     """Take the slots out of queries and keys."""
     groups, heads = layer.k_GFD.shape[0], layer.q_HFD.shape[0]
-    q_HPD, q_HP = pairs(layer.q_HFD, 1), pairs(_bias(layer.q_HF, layer.q_HFD), 1)
-    k_GPD, k_GP = pairs(layer.k_GFD, 1), pairs(_bias(layer.k_GF, layer.k_GFD), 1)
-    rest_GPD, rest_GP = k_GPD.clone(), k_GP.clone()
+    q_HPC = pairs(with_bias(layer.q_HFD, layer.q_HF), 1)
+    k_GPC = pairs(with_bias(layer.k_GFD, layer.k_GF), 1)
+    rest_GPC = k_GPC.clone()
     group_H = torch.arange(heads) // (heads // groups)
-    asked, asked_bias, slot_k, slot_bias = [], [], [], []
+    asked, answered = [], []
     for pair, component in slots:
-        unitary_G = mixed.unitary_PCG[pair, component]
-        scale_G = mixed.scale_GP[:, pair]
-        into_G, out_G = unitary_G * scale_G, unitary_G / scale_G
-        key_D, key = into_G @ k_GPD[:, pair], into_G @ k_GP[:, pair]
-        slot_k.append(key_D)
-        slot_bias.append(key)
-        asked.append(out_G[group_H][:, None] * q_HPD[:, pair])
-        asked_bias.append(out_G[group_H] * q_HP[:, pair])
-        rest_GPD[:, pair] -= out_G.conj()[:, None] * key_D
-        rest_GP[:, pair] -= out_G.conj() * key
+        unitary_G, scale_G = mixed.unitary_PCG[pair, component], mixed.scale_GP[:, pair]
+        out_G = unitary_G / scale_G
+        key_C = (unitary_G * scale_G) @ k_GPC[:, pair]
+        answered.append(key_C)
+        asked.append(out_G[group_H][:, None] * q_HPC[:, pair])
+        rest_GPC[:, pair] -= out_G.conj()[:, None] * key_C
     return _Split(
-        slot_q_HSD=torch.stack(asked, 1),
-        slot_q_HS=torch.stack(asked_bias, 1),
-        slot_k_SD=torch.stack(slot_k),
-        slot_k_S=torch.stack(slot_bias),
-        rest_k_GFD=torch.cat((rest_GPD.real, rest_GPD.imag), 1),
-        rest_k_GF=torch.cat((rest_GP.real, rest_GP.imag), 1),
+        slot_q_HSC=torch.stack(asked, 1),
+        slot_k_SC=torch.stack(answered),
+        rest_k_GFC=torch.cat((rest_GPC.real, rest_GPC.imag), 1),
     )
 
 
-def _query_moments(layer: DenseLayer, x_ND: torch.Tensor) -> torch.Tensor:
+def _query_moments(layer: DenseLayer, measure: Measure) -> torch.Tensor:
     """Return the second moments of the queries that meet each key, `[G, F, F]`."""
-    q_NHF = torch.einsum("nd,hfd->nhf", x_ND, layer.q_HFD.double())
-    q_NHF = q_NHF + _bias(layer.q_HF, layer.q_HFD)
-    q_NGJF = q_NHF.unflatten(1, (layer.k_GFD.shape[0], -1))
-    return torch.einsum("ngjf,ngje->gfe", q_NGJF, q_NGJF) / len(x_ND)
+    q_HFC = with_bias(layer.q_HFD, layer.q_HF)
+    moment_HFF = q_HFC @ measure.even_CC @ q_HFC.mT
+    return moment_HFF.unflatten(0, (layer.k_GFD.shape[0], -1)).sum(1)
 
 
 def _output_moments(layer: DenseLayer) -> torch.Tensor:
@@ -203,64 +173,56 @@ def _roots(moment_GFF: torch.Tensor) -> torch.Tensor:
 
 
 def _weighed(
-    rows_GFD: torch.Tensor, centred_ND: torch.Tensor, weight: float
+    rows_GFC: torch.Tensor, spread_CC: torch.Tensor, weight: float
 ) -> tuple[torch.Tensor, float]:
-    """Return rows `[G F, D]` scaled to make energy `weight` squared of the tokens, and the scale.
+    """Return rows `[G F, C]` scaled to make energy `weight` squared of the tokens, and the scale.
 
     Rows that make none, as keys do when all pairs are slots, are left out of sight with scale 1.
     """
-    rows_ED = rows_GFD.flatten(0, 1)
-    energy = float((centred_ND @ rows_ED.T).norm())
-    if energy < 1e-9 * float(rows_ED.norm() * centred_ND.norm() + 1e-30):
-        return torch.zeros_like(rows_ED), 1.0
-    if float(rows_ED.norm()) < 1e-9:
-        return torch.zeros_like(rows_ED), 1.0
-    scale = weight / energy
-    return rows_ED * scale, scale
+    rows_EC = rows_GFC.flatten(0, 1)
+    energy = float(((rows_EC @ spread_CC) * rows_EC).sum().clamp_min(0).sqrt())
+    if float(rows_EC.norm()) < 1e-9 or energy < 1e-9 * float(rows_EC.norm()):
+        return torch.zeros_like(rows_EC), 1.0
+    return rows_EC * (weight / energy), weight / energy
 
 
-def _principal(rows_NE: torch.Tensor, rank: int) -> tuple[torch.Tensor, float]:
+def _principal(moment_EE: torch.Tensor, rank: int) -> tuple[torch.Tensor, float]:
     """Return the `rank` directions `[E, L]` with most energy, zeros beyond E, and their share."""
-    energy_E, vectors_EE = torch.linalg.eigh(rows_NE.T @ rows_NE)
+    energy_E, vectors_EE = torch.linalg.eigh(moment_EE)
     energy_E, vectors_EE = energy_E.flip(0).clamp_min(0), vectors_EE.flip(1)
     kept = float(energy_E[:rank].sum() / energy_E.sum().clamp_min(1e-300))
-    missing = max(0, rank - len(energy_E))
-    empty = vectors_EE.new_zeros(len(energy_E), missing)
+    empty = vectors_EE.new_zeros(len(energy_E), max(0, rank - len(energy_E)))
     return torch.cat((vectors_EE[:, :rank], empty), 1), kept
 
 
-def _to_unit(down_LD: torch.Tensor, centred_ND: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _to_unit(down_LC: torch.Tensor, spread_CC: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Scale the latent to mean square 1; return it and what undoes that."""
-    energy = (centred_ND @ down_LD.T).square().sum() / len(down_LD)
+    energy = ((down_LC @ spread_CC) * down_LC).sum().clamp_min(0) / len(down_LC)
     unit = float(energy.sqrt()) or 1.0
-    return down_LD / unit, unit
+    return down_LC / unit, unit
 
 
 def _normed(
     shape: Shape,
-    latent_NL: torch.Tensor,
-    down_LD: torch.Tensor,
-    offset_L: torch.Tensor,
-    key: tuple[torch.Tensor, torch.Tensor],
-    value: tuple[torch.Tensor, torch.Tensor],
-) -> tuple[torch.Tensor, ...]:
-    """Return norm weight, latent bias, both ways up and the way down, with the norm undone."""
-    total = shape.latent
-    up_k_GFL, up_v_GFL = key[0], value[0]
-    if not shape.constant:  # the norm's mean factor alone is undone; for comparison
-        rms = float((latent_NL.square().sum(1) / total).sqrt().mean())
-        norm_L = latent_NL.new_full((total,), rms)
-        return norm_L, offset_L, up_k_GFL, up_v_GFL, down_LD
-    longest = float(latent_NL.norm(dim=1).max())
+    measure: Measure,
+    down_LC: torch.Tensor,
+    up_GFL: torch.Tensor,
+    mean_GF: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the way down, the norm's weight and the way up, with the norm undone."""
+    square_N = (measure.x_NC @ down_LC.T).square().sum(1)
+    if not shape.constant:  # its mean factor alone is undone; for comparison
+        rms = float((square_N / shape.latent).sqrt().mean())
+        return down_LC, down_LC.new_full((shape.latent,), rms), up_GFL
+    longest = max(float(square_N.max().sqrt()), 1.0)
     # A power of two is the same number in every dtype.
-    constant = 2.0 ** math.ceil(math.log2(DOMINANCE * max(longest, 1.0)))
-    rms = math.sqrt((constant**2 + float(latent_NL.square().sum(1).mean())) / total)
-    norm_L = latent_NL.new_full((total,), rms)
+    constant = 2.0 ** math.ceil(math.log2(DOMINANCE * longest))
+    rms = math.sqrt((constant**2 + float(square_N.mean())) / shape.latent)
+    norm_L = down_LC.new_full((shape.latent,), rms)
     norm_L[-1] = rms / constant
-    bias_L = torch.cat((offset_L, offset_L.new_tensor([constant])))
-    up_k_GFL = torch.cat((up_k_GFL, key[1].unsqueeze(-1)), -1)
-    up_v_GFL = torch.cat((up_v_GFL, value[1].unsqueeze(-1)), -1)
-    return norm_L, bias_L, up_k_GFL, up_v_GFL, torch.cat((down_LD, torch.zeros_like(down_LD[:1])))
+    row_1C = torch.zeros_like(down_LC[:1])
+    row_1C[0, -1] = constant
+    return torch.cat((down_LC, row_1C)), norm_L, torch.cat((up_GFL, mean_GF.unsqueeze(-1)), -1)
 
 
 def _query(layer: DenseLayer, split: _Split, shape: Shape) -> dict[str, torch.Tensor]:
@@ -269,27 +231,24 @@ def _query(layer: DenseLayer, split: _Split, shape: Shape) -> dict[str, torch.Te
     Scores are divided by another root, and the teacher's cosine and sine may not have been 1 long.
     A bias needs a compressed query: one value wider than the input, which it holds, and constant.
     """
-    width, turned = layer.q_HFD.shape[1], 2 * split.slot_q_HSD.shape[1]
+    width, turned = layer.q_HFD.shape[1], 2 * split.slot_q_HSC.shape[1]
     scale = math.sqrt((width + turned) / width) * shape.amplitude**2
-    slots_HRD = interleaved(split.slot_q_HSD, 1)
-    q_HXD = torch.cat((layer.q_HFD.double(), slots_HRD), 1) * scale
+    q_HFC = with_bias(layer.q_HFD, layer.q_HF)
+    q_XC = torch.cat((q_HFC, interleaved(split.slot_q_HSC, 1)), 1).flatten(0, 1) * scale
     if layer.q_HF is None:
-        return {"q.weight": q_HXD.flatten(0, 1)}
-    q_HX = torch.cat((layer.q_HF.double(), interleaved(split.slot_q_HS, 1)), 1) * scale
-    size = q_HXD.shape[-1]
+        return {"q.weight": q_XC[:, :-1]}
+    size = q_XC.shape[1] - 1
     # Inputs are normed, so about the root of their number long.
-    constant = 2.0 ** math.ceil(
-        math.log2(DOMINANCE * 4 * math.sqrt(size) * float(layer.attn_norm_D.abs().max()))
-    )
+    longest = 4 * math.sqrt(size) * float(layer.attn_norm_D.abs().max())
+    constant = 2.0 ** math.ceil(math.log2(DOMINANCE * longest))
     rms = constant / math.sqrt(size + 1)
-    norm_C = q_HXD.new_full((size + 1,), rms)
+    norm_C = q_XC.new_full((size + 1,), rms)
     norm_C[-1] = rms / constant
-    eye_CD = torch.eye(size + 1, size, dtype=torch.float64)
-    bias_C = q_HXD.new_zeros(size + 1)
+    bias_C = q_XC.new_zeros(size + 1)
     bias_C[-1] = constant
     return {
-        "q_a.weight": eye_CD,
+        "q_a.weight": torch.eye(size + 1, size, dtype=torch.float64),
         "q_a.bias": bias_C,
         "q_norm.weight": norm_C,
-        "q_b.weight": torch.cat((q_HXD, q_HX.unsqueeze(-1)), -1).flatten(0, 1),
+        "q_b.weight": q_XC,
     }

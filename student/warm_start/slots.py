@@ -6,8 +6,8 @@ time. Mixed so that a few carry most of the energy of the scores, those are kept
 keys stay and the turning goes. What that costs grows with how far a pair turns over the distances
 that occur, so slow pairs go first.
 
-Shapes: N tokens, D hidden size, H query heads, G key-value heads, F values of a head, P = F / 2
-pairs, C = G mixed components of a pair.
+Shapes: H query heads, G key-value heads, F values of a head, P = F / 2 pairs; C, of a mixing its G
+components, of a weight its inputs and the bias.
 """
 
 import math
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from student.warm_start.calibration import Measure, with_bias
 from student.warm_start.dense import Dense, DenseLayer
 
 DISTANCE = 1024  # tokens up to which distances are weighed
@@ -55,34 +56,26 @@ def pairs(x: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.complex(first, second)
 
 
-def mixing(layer: DenseLayer, x_ND: torch.Tensor, weight_N: torch.Tensor) -> Mixing:
+def mixing(layer: DenseLayer, measure: Measure) -> Mixing:
     """Return the mixing whose components carry the scores' energy in the fewest.
 
     Args:
         layer: the teacher's.
-        x_ND: float64, what its attention reads.
-        weight_N: of these tokens, summing to 1.
+        measure: of what its attention reads.
     """
     groups = layer.k_GFD.shape[0]
-    q_NHP = pairs(_heads(x_ND, layer.q_HFD, layer.q_HF), -1)
-    k_NGP = pairs(_heads(x_ND, layer.k_GFD, layer.k_GF), -1)
-    q_HP = q_NHP.abs().square().mean(0)
-    scale_GP = q_HP.unflatten(0, (groups, -1)).sum(1).sqrt().clamp_min(1e-12)
-    scaled_NGP = k_NGP * scale_GP * weight_N.sqrt()[:, None, None]
-    moment_PGG = torch.einsum("ngp,nhp->pgh", scaled_NGP, scaled_NGP.conj())
+    q_HFC, k_GPC = with_bias(layer.q_HFD, layer.q_HF), pairs(with_bias(layer.k_GFD, layer.k_GF), 1)
+    energy_HF = ((q_HFC @ measure.even_CC) * q_HFC).sum(-1)
+    energy_HP = torch.stack(energy_HF.chunk(2, 1)).sum(0)
+    scale_GP = energy_HP.unflatten(0, (groups, -1)).sum(1).clamp_min(1e-24).sqrt()
+    scaled_PGC = (k_GPC * scale_GP.unsqueeze(-1)).transpose(0, 1)
+    moment_PGG = scaled_PGC @ measure.given_CC.to(scaled_PGC.dtype) @ scaled_PGC.mH
     energy_PC, vectors_PGC = torch.linalg.eigh(moment_PGG)
     return Mixing(
         unitary_PCG=vectors_PGC.flip(-1).mH,
         scale_GP=scale_GP,
         energy_PC=energy_PC.flip(-1).clamp_min(0),
     )
-
-
-def _heads(
-    x_ND: torch.Tensor, weight_HFD: torch.Tensor, bias_HF: torch.Tensor | None
-) -> torch.Tensor:
-    out_NHF = torch.einsum("nd,hfd->nhf", x_ND, weight_HFD.double())
-    return out_NHF if bias_HF is None else out_NHF + bias_HF.double()
 
 
 def sensitivity(frequency_P: torch.Tensor, *, distance: int = DISTANCE) -> torch.Tensor:

@@ -1,0 +1,250 @@
+"""What of a dense teacher is left in students of a part of its cache, experts or layers.
+
+    python tests/bench/warm_start.py --json PATH [--novels DIR] [--part NAME]... [--seeds N]
+
+The embedded teacher, on one thread. Windows of 256 tokens; measured on 24 of each set that nothing
+was fitted to or chosen on: `pydoc`, topics of this Python's help, and, with `--novels`, the last of
+a directory's text files. Parts: `cut` (75 %, 50 % and 25 % of the cache, 75 % of the neurons, two
+thirds of the layers, each before and after fitting; a seed is another choice of calibration text),
+`ablation` (slots by energy; the norm as it is; even weights), `trained` (50,000 tokens of forward
+KL over the whole vocabulary at 50 % and 25 % of the cache). Without --part all of them.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from pydoc_data.topics import topics  # type: ignore[import-untyped]
+from typing import Any
+
+# Python looks beside a script first, and there `student` is another benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import torch.nn.functional as F
+
+from distill.teachers import embedded, local
+from student import weights
+from student.documents import Documents
+from student.model import Student
+from student.vocabulary import Vocabulary
+from student.warm_start import calibration, convert, dense
+from student.warm_start.compensation import Ridge, compensate
+from student.warm_start.convert import Plan
+from student.warm_start.experts import Carving
+
+LENGTH, WINDOWS, FITTED = 256, 24, 40
+PLANS = {
+    "cache75": Plan(rotary=96, latent=192),
+    "cache50": Plan(rotary=64, latent=128),
+    "cache25": Plan(rotary=32, latent=64),
+    "neurons75": Plan(
+        rotary=192,
+        latent=193,
+        carving=Carving(shared=16, routed=16, active=8, spread=convert.SPREAD),
+    ),
+    "layers20": Plan(rotary=192, latent=193, layers=20),
+}
+ABLATIONS = {
+    "cache25_by_energy": replace(PLANS["cache25"], by="energy"),
+    "cache25_even_weights": replace(PLANS["cache25"], attended=0.0),
+    "cache50_without_constant": replace(PLANS["cache50"], constant=False),
+}
+TRAINED = ("cache50", "cache25")
+STEPS, ROWS, RATE, WARMUP = 48, 4, 2e-4, 5
+CPU = torch.device("cpu")
+Sets = dict[str, dict[str, list[str]]]
+
+
+def texts(novels: Path | None) -> Sets:
+    """Return documents by set and side: `test` and `fit`; the rest was for choosing settings."""
+    names = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    found = {
+        "pydoc": {
+            "test": [topics[name] for name in names[:20]],
+            "fit": [topics[name] for name in names[36:]],
+        }
+    }
+    if novels is not None:
+        books = [path.read_text(encoding="utf-8") for path in sorted(novels.glob("*.txt"))]
+        found["novels"] = {
+            "test": [books[-1].replace("\n", " ")],
+            "fit": [book.replace("\n", " ") for book in books[:-2]],
+        }
+    return found
+
+
+def windows(documents: list[str], tokenizer: Any, count: int, seed: int) -> torch.Tensor:
+    """Return windows of joined documents, a random choice of them."""
+    ids: list[int] = []
+    for document in documents:
+        for start in range(0, len(document), 8000):  # pieces that the tokenizer takes quickly
+            ids += tokenizer(document[start : start + 8000])["input_ids"]
+        ids.append(tokenizer.eos_token_id)
+        if len(ids) > 20 * count * LENGTH:
+            break
+    cut = [ids[at : at + LENGTH] for at in range(0, len(ids) - LENGTH + 1, LENGTH)]
+    random.Random(seed).shuffle(cut)
+    return torch.tensor(cut[:count])
+
+
+class Bench:
+    """The teacher, the text, and what was measured so far."""
+
+    def __init__(self, sets: Sets, path: Path) -> None:
+        place = embedded.ensure(lambda said: None)
+        self.model: Any = local.load_model(place, device=CPU)
+        self.tokenizer, self.path = weights.load_tokenizer(place), path
+        self.dense, self.sets = dense.read(self.model), sets
+        self.vocabulary = Vocabulary(
+            size=len(self.dense.embed_VD),
+            bos=self.tokenizer.bos_token_id,
+            eos=self.tokenizer.eos_token_id,
+            pad=self.tokenizer.pad_token_id,
+        )
+        self.test = {
+            name: windows(sides["test"], self.tokenizer, WINDOWS, 1) for name, sides in sets.items()
+        }
+        self.said = {name: self.hidden(token_BS) for name, token_BS in self.test.items()}
+        self.figures: dict[str, float] = {"tokens_a_set": WINDOWS * LENGTH}
+
+    @torch.no_grad()
+    def hidden(self, token_BS: torch.Tensor) -> torch.Tensor:
+        """Return the teacher's last hidden states `[N, D]`."""
+        states = [
+            self.model.model(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS
+        ]
+        return torch.cat(states)
+
+    def fit_text(self, count: int, seed: int) -> torch.Tensor:
+        """Return windows of all sets in equal parts."""
+        each = count // len(self.sets)
+        parts = [windows(s["fit"], self.tokenizer, each, seed) for s in self.sets.values()]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def measure(self, student: Student, name: str) -> None:
+        """Add KL, agreement and the ratio of perplexities on each set."""
+        for of, token_BS in self.test.items():
+            kl = hits = loss = theirs = 0.0
+            for row_S, hidden_SD in zip(token_BS, self.said[of].split(LENGTH), strict=True):
+                own_SD = student(row_S, Documents([LENGTH], CPU)).hidden_ND
+                log_p = F.linear(hidden_SD, self.dense.embed_VD).log_softmax(-1)
+                log_q = student.logits(own_SD).log_softmax(-1)
+                kl += float((log_p.exp() * (log_p - log_q)).sum())
+                hits += float((log_p.argmax(-1) == log_q.argmax(-1)).sum())
+                loss -= float(log_q[:-1].gather(1, row_S[1:, None]).sum())
+                theirs -= float(log_p[:-1].gather(1, row_S[1:, None]).sum())
+            positions, targets = token_BS.numel(), len(token_BS) * (LENGTH - 1)
+            self.add(f"{name}_{of}_kl", kl / positions)
+            self.add(f"{name}_{of}_top1", hits / positions)
+            self.add(f"{name}_{of}_perplexity_ratio", math.exp((loss - theirs) / targets))
+
+    def add(self, name: str, value: float) -> None:
+        """Keep a figure, on disk at once."""
+        self.figures[name] = round(value, 4)
+        print(name, self.figures[name], flush=True)
+        self.path.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
+
+    def cut(self, seeds: int) -> None:
+        """Measure every plan before and after fitting, and with nothing cut."""
+        seen = calibration.watch(self.model, self.fit_text(4, 0))
+        whole = Plan(rotary=192, latent=193)
+        student = convert.inherit(self.dense, seen, whole, self.vocabulary).student
+        self.measure(student, "whole")
+        for seed in range(2, 2 + seeds):
+            seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
+            for name, plan in PLANS.items():
+                began = time.process_time()
+                made = convert.inherit(self.dense, seen, plan, self.vocabulary)
+                spent = time.process_time() - began
+                self.measure(made.student, f"{name}_seed{seed}_cut")
+                began = time.process_time()
+                compensate(made.student, made.seen, Ridge())
+                self.add(f"{name}_seed{seed}_cut_cpu_seconds", spent)
+                self.add(f"{name}_seed{seed}_fit_cpu_seconds", time.process_time() - began)
+                self.measure(made.student, f"{name}_seed{seed}_fitted")
+                if made.loads:
+                    load = max(float(load_E.max()) for load_E in made.loads)
+                    self.add(f"{name}_seed{seed}_load_max_over_mean", load)
+
+    def ablation(self) -> None:
+        """Measure what single choices are worth, before fitting."""
+        seen = calibration.watch(self.model, self.fit_text(FITTED, 2))
+        for name, plan in ABLATIONS.items():
+            student = convert.inherit(self.dense, seen, plan, self.vocabulary).student
+            self.measure(student, name)
+
+    def trained(self, seeds: int) -> None:
+        """Train fitted students on as much text as the issue allows, and measure them."""
+        for seed in range(2, 2 + seeds):
+            seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
+            text_BS = self.fit_text(STEPS * ROWS, 100 + seed)
+            text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
+            self.model.bfloat16()
+            said_BSD = self.hidden(text_BS).float().unflatten(0, (-1, LENGTH))
+            self.model.float()
+            for name in TRAINED:
+                made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
+                compensate(made.student, made.seen, Ridge())
+                began = time.process_time()
+                self.teach(made.student, text_BS, said_BSD)
+                self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
+                self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
+                self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
+
+    def teach(self, student: Student, text_BS: torch.Tensor, said_BSD: torch.Tensor) -> None:
+        """Take one pass over the text with forward KL, in bfloat16."""
+        student.train()
+        student.embed.weight.requires_grad_(False)
+        learns = [p for p in student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learns, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+        steps = zip(text_BS.split(ROWS), said_BSD.split(ROWS), strict=True)
+        for step, (row_BS, hidden_BSD) in enumerate(steps):
+            falling = 0.1 + 0.45 * (1 + math.cos(math.pi * step / STEPS))
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * falling
+            documents = Documents([LENGTH] * len(row_BS), CPU)
+            with torch.autocast("cpu", torch.bfloat16):
+                own_ND = student(row_BS.flatten(), documents).hidden_ND
+                own_NV = F.linear(own_ND, student.head_weight())
+                with torch.no_grad():
+                    their_NV = F.linear(hidden_BSD.flatten(0, 1), self.dense.embed_VD)
+            log_p, log_q = their_NV.float().log_softmax(-1), own_NV.float().log_softmax(-1)
+            loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learns, 1.0)
+            optimizer.step()
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def main() -> None:
+    """Measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--novels", type=Path)
+    parser.add_argument("--part", action="append", choices=("cut", "ablation", "trained"))
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(texts(given.novels), given.json)
+    parts = given.part or ("cut", "ablation", "trained")
+    if "cut" in parts:
+        bench.cut(given.seeds)
+    if "ablation" in parts:
+        bench.ablation()
+    if "trained" in parts:
+        bench.trained(given.seeds)
+
+
+if __name__ == "__main__":
+    main()
