@@ -21,6 +21,7 @@ def main() -> None:
     distill run                   the embedded teacher and text, into runs/student
     distill init > run.yaml       a commented config to edit
     distill students              what `distill init --student NAME` knows
+    distill plan run.yaml         how large the student is, what it caches, what training takes
     distill run run.yaml -s train.steps=500 --out runs/mine
     distill capture run.yaml --out signals/mine   the teachers' signals alone
     distill verify signals/mine   is a store, or a run, what its manifest says?
@@ -205,6 +206,25 @@ def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
 
 
 @main.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@_set
+@options.as_json
+@options.traceback
+def plan(config: Path | None, settings: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """Say how large the student of CONFIG is, what it caches, and what training it takes."""
+    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from distill.config import load
+        from distill.planning import outlook
+
+        found = outlook(load(config, settings), lambda said: click.echo(said, err=True))
+        if as_json:
+            click.echo(json.dumps(asdict(found)))
+            return
+        for line in found.lines:
+            click.echo(line)
+
+
+@main.command()
 @click.option(
     "--student",
     "name",
@@ -215,7 +235,10 @@ def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
 )
 @options.traceback
 def init(name: str, verbose: bool) -> None:
-    """Print a commented config to edit: the shipped quick start, with the student called NAME."""
+    """Print a commented config to edit: the shipped quick start, with the student called NAME.
+
+    `inherited` is no student of the catalogue: it begins with its teacher's weights.
+    """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from distill import starter
 

@@ -19,7 +19,7 @@ from distill.errors import InputError, MismatchError
 from distill.evaluation.evaluate import Measured
 from distill.examination import Examination, glancing_seconds, history
 from distill.loss import objective
-from distill.papers import bundle, checks, cost
+from distill.papers import bundle, checks, cost, record
 from distill.papers.bundle import START
 from distill.prepare import Ready, prepare
 from distill.rollout import served
@@ -73,7 +73,7 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     exam = Examination(session, ready.text, ready.lessons, ready.tokenizer, ready.tasks)
     _begin(session, model, ready.tokenizer, exam, notes)
     _train(session, _trainer(session, model, ready), exam)
-    weights.save(model, ready.tokenizer, out / "student")
+    weights.save(model, ready.tokenizer, out / "student", inherited=record.inherited(config))
     _evaluate(session, model, ready, exam, notes)
     manifest = bundle.write(session, ready, model.config, _metrics(session), notes.values)
     _checkpoints(session).clear()
@@ -167,7 +167,9 @@ def _begin(
 ) -> None:
     """Keep and measure the new student before its first step."""
     if not (session.out / START).is_dir():
-        weights.save(model, tokenizer, session.out / START)
+        weights.save(
+            model, tokenizer, session.out / START, inherited=record.inherited(session.config)
+        )
     if "before" not in notes.values:
         began = time.perf_counter()
         before = exam.measure(model)

@@ -20,6 +20,7 @@ from student.config import MLAConfig, V4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token
 
 QUICK_START = "quickstart"
+INHERITED = "inherited"
 RELEASED_VOCABULARY = 129_280
 EMBEDDED_VOCABULARY = 49_152
 """Tokens of the quick start's teacher, whose tokenizer its student shares."""
@@ -73,9 +74,13 @@ def sizes(vocab_size: int = RELEASED_VOCABULARY) -> list[Size]:
 def run_file(name: str = QUICK_START) -> str:
     """Return a commented run file with the student called `name`.
 
+    `inherited` is a file of its own, of a student that begins with its teacher's weights.
+
     Raises:
         InputError: the catalogue has no such student; names the nearest.
     """
+    if name == INHERITED:
+        return shipped("presets/inherited.yaml").read_text(encoding="utf-8")
     text = shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
     if name == QUICK_START:
         return text
@@ -122,6 +127,8 @@ def table() -> str:
 
 def too_large(name: str) -> str | None:
     """Return a sentence about a student that is too large to train on a laptop, or None."""
+    if name == INHERITED:
+        return None
     size = _size(name, _named(name), EMBEDDED_VOCABULARY)
     if size.fits_a_laptop:
         return None

@@ -63,7 +63,8 @@ HARMLESS = frozenset(
     "torch_dtype dtype transformers_version transformers_weights use_cache auto_map _name_or_path "
     "pretraining_tp ep_size aux_loss_alpha seq_aux output_router_logits router_aux_loss_coef "
     "router_jitter_noise output_attentions output_hidden_states return_dict is_encoder_decoder "
-    "chunk_size_feed_forward id2label label2id problem_type attn_implementation".split()
+    "chunk_size_feed_forward id2label label2id problem_type attn_implementation "
+    "spiritsafe_inherited".split()
 )
 OPTIONAL = {
     "num_nextn_predict_layers": 0,

@@ -24,6 +24,7 @@ from student.released_names import Place
 from student.vocabulary import Vocabulary
 
 SHARD_BYTES = 5 * 10**9
+INHERITED = "spiritsafe_inherited"  # in config.json: readers take no notice
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F32", "BF16", "F16")
@@ -40,6 +41,7 @@ def save(
     *,
     dtype: torch.dtype = torch.float32,
     shard_bytes: int = SHARD_BYTES,
+    inherited: Mapping[str, Any] | None = None,
 ) -> None:
     """Write student and tokenizer to the directory `path`, replacing it whole.
 
@@ -49,6 +51,7 @@ def save(
         path: the directory.
         dtype: of matrices and embeddings; see `released_names.kept_in_float32` for what stays.
         shard_bytes: the most bytes of tensors in one file, unless a tensor is larger.
+        inherited: whose weights it began with and what was cut, to be said in config.json.
 
     Raises:
         WeightsError: the disk refused; what stood at `path` before still stands.
@@ -57,7 +60,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _write(student, partial, dtype, shard_bytes)
+        _write(student, partial, dtype, shard_bytes, inherited)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
         _replace(path, partial)
@@ -166,9 +169,17 @@ def _replace(path: Path, partial: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write(student: Student, path: Path, dtype: torch.dtype, shard_bytes: int) -> None:
+def _write(
+    student: Student,
+    path: Path,
+    dtype: torch.dtype,
+    shard_bytes: int,
+    inherited: Mapping[str, Any] | None,
+) -> None:
     config, state = student.config, student.state_dict()
     fields = config_json(config, student.vocabulary, dtype)
+    if inherited is not None:
+        fields[INHERITED] = dict(inherited)
     shapes = {name: tensor.shape for name, tensor in state.items()}
     own = names.places(shapes, config)
     copied = {name: Place(ours) for name, ours in names.copies(config).items()}

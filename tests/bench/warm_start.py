@@ -147,7 +147,7 @@ class Bench:
 
     def add(self, name: str, value: float) -> None:
         """Keep a figure, on disk at once."""
-        self.figures[name] = round(value, 4)
+        self.figures[name] = float(f"{value:.4g}")
         print(name, self.figures[name], flush=True)
         self.path.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
 

@@ -71,6 +71,13 @@ def test_record_card_page_and_bill_of_materials_say_whose_weights_they_were(halv
     assert sentence in bom["metadata"]["component"]["pedigree"]["notes"]
 
 
+def test_the_students_own_config_says_how_it_was_made(halved):
+    out, found, _, _ = halved
+    for place in ("student", "checkpoints/step-000000"):
+        fields = json.loads((out / place / "config.json").read_text())
+        assert fields["spiritsafe_inherited"] == found["manifest"]["student"]["inherited"]
+
+
 def test_what_was_inherited_is_kept_and_routers_are_as_they_were_solved_for(halved):
     out, *_ = halved
     start = weights.load(out / "checkpoints" / "step-000000", device=torch.device("cpu"))
