@@ -283,3 +283,19 @@ def test_a_budget_that_is_spent_exits_4_and_keeps_what_was_answered(place, model
     assert {name: kept[0] for name, kept in bytes_of(log.parent).items()} == {
         name: kept[0] for name, kept in before.items()
     }
+
+
+def test_plan_says_how_large_a_student_is_before_anything_runs(config):
+    done = call("distill", "plan", config)
+    assert done.exit_code == 0, done.output
+    student, cache, training = done.stdout.splitlines()
+    assert student.startswith("student: ") and "at work on a token" in student
+    assert cache.startswith("cache: ") and "B a token" in cache
+    assert training.startswith("training: ") and "FLOP of the student" in training
+    found = json.loads(call("distill", "plan", config, "--json").stdout)
+    assert f"{found['tokens']:,} tokens" in training
+
+
+def test_plan_names_what_is_wrong_with_a_config(config):
+    said = refusal("distill", "plan", config, "-s", "student.hidden_sise=3", code=2)
+    assert "hidden_size" in said

@@ -12,7 +12,7 @@ from distill.config import RunConfig, load
 from distill.errors import InputError
 from distill.resources import shipped
 from student.catalogue import presets
-from student.config import MLAConfig, V4Config
+from student.config import InheritConfig, MLAConfig, V4Config
 from student.sizes import count_parameters
 
 NAMES = list(presets())
@@ -149,3 +149,12 @@ def test_a_count_is_said_to_three_digits(count, said):
 def test_memory_is_said_in_the_unit_that_fits():
     assert starter.memory(3 * 2**30) == "3.00 GiB"
     assert starter.memory(2**40) == "1.00 TiB"
+
+
+def test_the_inherited_run_file_is_whole_and_says_so():
+    config = read(starter.run_file("inherited"))
+    assert config.student == InheritConfig(init="teacher")
+    assert config.signal.mode == "hidden" and config.train.bias_update_speed == 0
+    assert starter.too_large("inherited") is None
+    written = yaml.safe_load(starter.run_file("inherited"))["student"]
+    assert set(written) == set(InheritConfig.__dataclass_fields__)
