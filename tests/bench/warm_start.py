@@ -7,7 +7,9 @@ was fitted to or chosen on: `pydoc`, topics of this Python's help, and, with `--
 a directory's text files. Parts: `cut` (75 %, 50 % and 25 % of the cache, 75 % of the neurons, two
 thirds of the layers, each before and after fitting; a seed is another choice of calibration text),
 `ablation` (slots by energy; the norm as it is; even weights), `trained` (50,000 tokens of forward
-KL over the whole vocabulary at 50 % and 25 % of the cache). Without --part all of them.
+KL over the whole vocabulary at 50 % and 25 % of the cache), `kept` (100 facts, and the teacher's
+own answers to 50 prompts in its chat form), `long` (2,048 to 8,192 tokens of the novel, and a
+number hidden in it). Without --part all of them.
 """
 
 import argparse
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 import torch.nn.functional as F
 
+from distill.evaluation import tasks
 from distill.teachers import embedded, local
 from student import weights
 from student.documents import Documents
@@ -38,6 +41,8 @@ from student.warm_start.compensation import Ridge, compensate
 from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
 
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("cut", "ablation", "trained", "kept", "long")
 LENGTH, WINDOWS, FITTED = 256, 24, 40
 PLANS = {
     "cache75": Plan(rotary=96, latent=192),
@@ -56,6 +61,9 @@ ABLATIONS = {
     "cache50_without_constant": replace(PLANS["cache50"], constant=False),
 }
 TRAINED = ("cache50", "cache25")
+FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
+LONG = {2048: 4, 4096: 2, 8192: 2}  # tokens of a window, windows
+NEEDLE = "The number of the cellar key is"
 STEPS, ROWS, RATE, WARMUP = 48, 4, 2e-4, 5
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
@@ -198,6 +206,113 @@ class Bench:
                 self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
                 self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
 
+    def fitted(self, name: str) -> Student:
+        """Return a student of a plan, fitted; of `whole` nothing is cut: it is the teacher."""
+        if name == "whole":
+            seen = calibration.watch(self.model, self.fit_text(4, 0))
+            plan = Plan(rotary=192, latent=193)
+            return convert.inherit(self.dense, seen, plan, self.vocabulary).student
+        seen = calibration.watch(self.model, self.fit_text(FITTED, 2))
+        made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
+        compensate(made.student, made.seen, Ridge())
+        return made.student
+
+    def kept(self) -> None:
+        """Count facts that are still known, and measure chat answers that are still likely."""
+        facts = tasks.load(ROOT / "data" / "facts.jsonl").items
+        rows = (ROOT / "data" / "probe_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        asked = [row["prompt"] for row in map(json.loads, rows) if row["language"] == "en"][:50]
+        teacher = self.fitted("whole")
+        chats = [self.chat(prompt) for prompt in asked]
+        said = teacher.generate(chats, max_new_tokens=48)
+        for name in ("whole", *FITTED_AND_KEPT):
+            student = teacher if name == "whole" else self.fitted(name)
+            right = sum(self.knows(student, item) for item in facts)
+            self.add(f"{name}_facts_of_{len(facts)}", right)
+            self.add(f"{name}_chat_kl", self.chat_kl(student, teacher, chats, said))
+
+    def chat(self, prompt: str) -> list[int]:
+        """Return the tokens of a question in the teacher's chat form."""
+        asked = [{"role": "user", "content": prompt}]
+        made = self.tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_dict=True
+        )
+        return list(made["input_ids"])
+
+    @torch.no_grad()
+    def knows(self, student: Student, item: tasks.Item) -> bool:
+        """Tell whether the right choice is the likeliest after a prompt, a token."""
+        start = self.tokenizer(str(item.prompt))["input_ids"]
+        likely = []
+        for choice in item.choices:
+            end = self.tokenizer(choice)["input_ids"]
+            token_N = torch.tensor(start + end)
+            hidden_ND = student(token_N, Documents([len(token_N)], CPU)).hidden_ND
+            log_q = student.logits(hidden_ND[len(start) - 1 : -1]).log_softmax(-1)
+            likely.append(float(log_q.gather(1, torch.tensor(end)[:, None]).mean()))
+        return item.choices[likely.index(max(likely))] in item.answers
+
+    @torch.no_grad()
+    def chat_kl(
+        self, student: Student, teacher: Student, chats: list[list[int]], said: list[list[int]]
+    ) -> float:
+        """Return KL to the teacher over the tokens of its own answers."""
+        total = count = 0.0
+        for chat, answer in zip(chats, said, strict=True):
+            token_N = torch.tensor([*chat, *answer])
+            documents, rows = Documents([len(token_N)], CPU), slice(len(chat) - 1, -1)
+            log_p, log_q = (
+                one.logits(one(token_N, documents).hidden_ND[rows]).log_softmax(-1)
+                for one in (teacher, student)
+            )
+            total += float((log_p.exp() * (log_p - log_q)).sum())
+            count += len(answer)
+        return total / count
+
+    def long(self) -> None:
+        """Measure perplexity and a needle over contexts that the fit never saw."""
+        novel = next(sides["test"] for name, sides in self.sets.items() if name == "novels")
+        ids = self.tokenizer(novel[0][:400_000])["input_ids"]
+        for name in ("whole", "cache75", "cache50", "cache25"):
+            student = self.fitted(name)
+            for length, count in LONG.items():
+                cut = [ids[at * length : (at + 1) * length] for at in range(count)]
+                self.add(f"{name}_{length}_perplexity", math.exp(self.loss(student, cut)))
+                found = [self.finds(student, row, number) for number, row in enumerate(cut)]
+                self.add(f"{name}_{length}_needles_of_{count}", sum(found))
+
+    @torch.no_grad()
+    def loss(self, student: Student, rows: list[list[int]]) -> float:
+        """Return nats a token over the last half of each row."""
+        found = []
+        for row in rows:
+            token_N, half = torch.tensor(row), len(row) // 2
+            hidden_ND = student(token_N, Documents([len(row)], CPU)).hidden_ND
+            for at in range(half, len(row) - 1, 512):
+                to = min(at + 512, len(row) - 1)
+                log_q = student.logits(hidden_ND[at:to]).log_softmax(-1)
+                found.append(-log_q.gather(1, token_N[at + 1 : to + 1, None]))
+        return float(torch.cat(found).mean())
+
+    @torch.no_grad()
+    def finds(self, student: Student, row: list[int], number: int) -> bool:
+        """Tell whether a number said in the middle of a row is the likeliest of four at its end."""
+        rng = random.Random(number)
+        numbers = [str(value) for value in rng.sample(range(1000, 10_000), 4)]
+        said, asked = (
+            self.tokenizer(text)["input_ids"] for text in (f" {NEEDLE} {numbers[0]}.", f" {NEEDLE}")
+        )
+        room = len(row) - len(said) - len(asked) - 8
+        before = row[: room // 2] + said + row[room // 2 : room] + asked
+        likely = []
+        for value in numbers:
+            end = self.tokenizer(f" {value}")["input_ids"]
+            token_N = torch.tensor(before + end)
+            hidden_ND = student(token_N, Documents([len(token_N)], CPU)).hidden_ND
+            log_q = student.logits(hidden_ND[len(before) - 1 : -1]).log_softmax(-1)
+            likely.append(float(log_q.gather(1, torch.tensor(end)[:, None]).mean()))
+        return likely[0] == max(likely)
+
     def teach(self, student: Student, text_BS: torch.Tensor, said_BSD: torch.Tensor) -> None:
         """Take one pass over the text with forward KL, in bfloat16."""
         student.train()
@@ -232,18 +347,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--novels", type=Path)
-    parser.add_argument("--part", action="append", choices=("cut", "ablation", "trained"))
+    parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(texts(given.novels), given.json)
-    parts = given.part or ("cut", "ablation", "trained")
+    parts = given.part or PARTS
     if "cut" in parts:
         bench.cut(given.seeds)
     if "ablation" in parts:
         bench.ablation()
     if "trained" in parts:
         bench.trained(given.seeds)
+    if "kept" in parts:
+        bench.kept()
+    if "long" in parts and given.novels is not None:
+        bench.long()
 
 
 if __name__ == "__main__":
