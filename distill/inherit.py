@@ -4,6 +4,7 @@ Reads the teacher once more, in float32 on the CPU, where the algebra is done.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +47,7 @@ def begin(session: Session, asked: InheritConfig, ready: Ready) -> Student:
     teacher = dense.read(model)
     plan = convert.plan_of(teacher.numbers, asked)
     token_BS, look_BS = _windows(session, asked, ready)
-    session.progress("inheriting", 0, 1, "teacher read on calibration text")
+    session.say(f"reading {token_BS.numel():,} tokens with the teacher, to inherit its weights")
     seen = calibration.watch(model, token_BS)
     logit_NV = _teacher_logits(model, look_BS)
 
@@ -56,14 +57,18 @@ def begin(session: Session, asked: InheritConfig, ready: Ready) -> Student:
     # The exact map is so on any text, and needs little to be made.
     whole, little = _whole(teacher, plan), _first(seen, _LOOKS)
     tell("nothing cut", convert.inherit(teacher, little, whole, ready.vocabulary).student)
-    made = convert.inherit(teacher, seen, plan, ready.vocabulary)
+    made = convert.inherit(teacher, seen, plan, ready.vocabulary, tell=_told(session, "inheriting"))
     student = made.student
     if plan != whole:
         tell(_in_words(asked, plan), student)
-        compensate(student, made.seen, Ridge())
+        compensate(student, made.seen, Ridge(), tell=_told(session, "fitting again"))
         tell("and fitted again", student)
     session.say(f"inherited in {time.perf_counter() - began:.0f} s")
     return student.to(session.device).train()
+
+
+def _told(session: Session, stage: str) -> Callable[[int, int], None]:
+    return lambda done, layers: session.progress(stage, done, layers, "layers")
 
 
 def hold_routers(student: Student) -> None:

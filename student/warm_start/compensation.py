@@ -9,6 +9,7 @@ arXiv 2301.00774, and minimised output error in MHA2MLA-VLM, arXiv 2601.11464).
 Shapes: N tokens, D hidden size, F what a matrix reads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from student.block import MLABlock
 from student.documents import Documents
 from student.mla import MLAPositions
 from student.model import Student
-from student.moe import SwiGLU
+from student.moe import Mixture, SwiGLU
 from student.warm_start.calibration import Seen, product
 
 
@@ -32,36 +33,40 @@ class Ridge:
 
 
 @torch.no_grad()
-def compensate(student: Student, seen: Seen, ridge: Ridge) -> None:
+def compensate(
+    student: Student,
+    seen: Seen,
+    ridge: Ridge,
+    *,
+    tell: Callable[[int, int], None] = lambda done, layers: None,
+) -> None:
     """Fit what writes to the residual, in place.
 
     Args:
         student: begun with the teacher's weights, in float32; its layers answer the teacher's.
         seen: what the teacher's layers read and left on a text.
         ridge: of the two fits a layer.
+        tell: told after each layer how many are done, of how many.
     """
     windows, tokens = seen.token_BS.shape
     token_N = seen.token_BS.flatten()
-    documents = Documents([tokens] * windows, student.device)
-    positions = student.positions(documents)
+    positions = student.positions(Documents([tokens] * windows, student.device))
     assert isinstance(positions, MLAPositions)
     state_ND = student.embed(token_N)
-    for block, middle_ND, after_ND in zip(
-        student.layers, seen.middle, seen.before[1:], strict=True
-    ):
+    for number, block in enumerate(student.layers):
         assert isinstance(block, MLABlock)
-        attn = block.attn
+        attn, after_ND = block.attn, seen.before[number + 1]
         read_NF = _read_by(attn.o, attn, block.attn_norm(state_ND), positions)
-        fit(attn.o, read_NF, middle_ND - state_ND, ridge.attention)
+        fit(attn.o, read_NF, seen.middle[number] - state_ND, ridge.attention)
         state_ND = state_ND + attn.o(read_NF)
         x_ND = block.ffn_norm(state_ND)
-        if isinstance(block.ffn, SwiGLU):
-            state_ND = state_ND + _through(block.ffn, x_ND, after_ND - state_ND, ridge.network)
-            continue
-        mixed = block.ffn(x_ND, token_N, expert_NK=None, balanced_over=None)
-        routed_ND = mixed.output_ND - block.ffn.shared(x_ND)
-        wanted_ND = after_ND - state_ND - routed_ND
-        state_ND = state_ND + routed_ND + _through(block.ffn.shared, x_ND, wanted_ND, ridge.network)
+        network = block.ffn
+        if isinstance(network, Mixture):  # of which what serves every token is fitted
+            mixed = network(x_ND, token_N, expert_NK=None, balanced_over=None)
+            state_ND = state_ND + mixed.output_ND - network.shared(x_ND)
+            network = network.shared
+        state_ND = state_ND + _through(network, x_ND, after_ND - state_ND, ridge.network)
+        tell(number + 1, len(student.layers))
 
 
 def _through(

@@ -4,6 +4,7 @@ Read this first. `dense` reads the teacher, `calibration` what its layers see, `
 make its attention latent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,14 @@ class Begun:
 
 
 @torch.no_grad()
-def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Begun:
+def inherit(
+    dense: Dense,
+    seen: Seen,
+    plan: Plan,
+    vocabulary: Vocabulary,
+    *,
+    tell: Callable[[int, int], None] = lambda done, layers: None,
+) -> Begun:
     """Return a student with the teacher's weights.
 
     Args:
@@ -102,9 +110,10 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
         seen: what its layers read on some text.
         plan: how it is to be cut.
         vocabulary: the teacher's.
+        tell: told after each layer how many are made, of how many.
 
     Raises:
-        WarmStartError: the plan is wider than the teacher.
+        WarmStartError: the plan is wider than the teacher, or the vocabulary another.
     """
     require_plan(dense.numbers, plan)
     if vocabulary.size != len(dense.embed_VD):
@@ -148,10 +157,11 @@ def inherit(dense: Dense, seen: Seen, plan: Plan, vocabulary: Vocabulary) -> Beg
         if plan.carving is None:
             ffn = {"gate": layer.gate_ID, "up": layer.up_ID, "down": layer.down_DI}
             state |= {f"{at}ffn.{name}.weight": weight for name, weight in ffn.items()}
-            continue
-        carved = experts.carve(layer, seen.network(dense, number), plan.carving)
-        loads.append(carved.load_E)
-        state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
+        else:
+            carved = experts.carve(layer, seen.network(dense, number), plan.carving)
+            loads.append(carved.load_E)
+            state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
+        tell(number + 1, len(dense.layers))
     student.load_state_dict({name: weight.float() for name, weight in state.items()})
     student.eval()
     return Begun(student=student, seen=seen, kept=tuple(kept), loads=tuple(loads))
