@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from distill.errors import MismatchError
 from distill.prepare import Ready
 from distill.session import Session
 from distill.teachers import local
@@ -33,16 +32,11 @@ def begin(session: Session, asked: InheritConfig, ready: Ready) -> Student:
     """Return a student that does what its teacher does, as far as it is as large.
 
     Raises:
-        MismatchError: the student's tokens are not the teacher's, or there is too little text.
         WarmStartError: no student can inherit this teacher.
     """
     began = time.perf_counter()
     path = next((path for path in ready.paths if path is not None), None)
-    if path is None or session.config.text.tokenizer != "teacher":
-        raise MismatchError(
-            "student.init is teacher: its weights go with its own tokens, so the first teacher "
-            "must be on disk and text.tokenizer must be teacher."
-        )
+    assert path is not None  # `planning.made_of` has seen to it, before anything was asked
     model = local.load_model(path, device=_CPU)
     teacher = dense.read(model)
     plan = convert.plan_of(teacher.numbers, asked)

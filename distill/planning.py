@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from distill.config import RunConfig
-from distill.errors import InputError
+from distill.errors import MismatchError
 from distill.session import Say
 from distill.starter import TRAINING_BYTES, memory, spoken
 from distill.teachers import faculty
@@ -69,8 +69,8 @@ def outlook(config: RunConfig, say: Say) -> Outlook:
     """Return what the run of `config` will take.
 
     Raises:
-        InputError: a teacher is not there, or its weights cannot be inherited as it is served.
-        WarmStartError: no student can inherit them as asked.
+        InputError: a teacher is not there.
+        MismatchError, WarmStartError: as `made_of`.
     """
     paths = faculty.locate(config.teachers, say)
     _, vocabulary = student_tokenizer.load(config.text.tokenizer, paths)
@@ -91,12 +91,20 @@ def outlook(config: RunConfig, say: Say) -> Outlook:
 
 
 def made_of(config: RunConfig, paths: list[Path | None]) -> tuple[MLAConfig | V4Config, int | None]:
-    """Return what the student will be made of, and its teacher's cache if it inherits from one."""
+    """Return what the student will be made of, and its teacher's cache if it inherits from one.
+
+    Raises:
+        MismatchError: the student's tokens are not those of a teacher on disk.
+        WarmStartError: no student can inherit that teacher's weights as asked.
+    """
     if not isinstance(config.student, InheritConfig):
         return config.student, None
     path = next((path for path in paths if path is not None), None)
-    if path is None:
-        raise InputError("student.init is teacher, but no teacher is on disk; give one a path.")
+    if path is None or config.text.tokenizer != "teacher":
+        raise MismatchError(
+            "student.init is teacher: its weights go with its own tokens, so the first teacher "
+            "must be on disk and text.tokenizer must be teacher."
+        )
     teacher: Any = AutoConfig.from_pretrained(path, local_files_only=True)
     size = dense.numbers(teacher)
     plan = convert.plan_of(size, config.student)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audit import strict_yaml
-from distill import examination, files
+from distill import examination, files, planning
 from distill.evaluation.tasks import Task
 from distill.lessons import curriculum, hearing, written
 from distill.lessons.curriculum import Text
@@ -45,7 +45,7 @@ def prepare(session: Session) -> Ready:
 
     Raises:
         TermsError: a teacher may not teach.
-        InputError, MismatchError: the inputs do not go together.
+        InputError, MismatchError, WarmStartError: the inputs do not go together.
         TeacherError, EndpointError, BudgetError: a teacher cannot be asked.
         StorageError: the disk refused; what was finished is kept.
     """
@@ -53,6 +53,7 @@ def prepare(session: Session) -> Ready:
     faculty.require_heard(config)
     faculty.admit(config, session.say)
     paths = faculty.locate(config.teachers, session.say)
+    planning.made_of(config, paths)  # what no student can be is refused before anyone is asked
     tokenizer, vocabulary = student_tokenizer.load(config.text.tokenizer, paths)
     tasks = examination.load(config, tokenizer)
     sides = curriculum.load(config)

@@ -8,9 +8,10 @@ import torch
 
 from audit import strict_yaml
 from distill import inherit
-from distill.config import RunConfig, TrainConfig, load
+from distill.config import OptimizerConfig, RunConfig, TrainConfig, load
 from distill.errors import MismatchError
 from distill.run import control_of, run
+from distill.train import Trainer
 from student import weights
 from student.config import InheritConfig, InheritedExperts
 from student.errors import WarmStartError
@@ -136,10 +137,37 @@ def test_weights_need_the_teachers_own_tokens(tmp_path):
         carried_out(replace(config, text=other), tmp_path / "run")
 
 
-def test_a_context_beyond_the_teachers_is_refused(tmp_path):
+def test_a_context_beyond_the_teachers_is_refused_before_anybody_is_asked(tmp_path):
     config = tiny_config(tmp_path, student=replace(WHOLE, max_position_embeddings=512))
     with pytest.raises(WarmStartError, match="max_position_embeddings is 512, more than the teach"):
         carried_out(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "signals").exists()
+
+
+def test_muon_trains_it_too_and_leaves_routers_alone(tmp_path):
+    optimizer = OptimizerConfig(name="muon", learning_rate=1e-3, warmup_steps=1)
+    carried_out(tiny_config(tmp_path, student=HALF, optimizer=optimizer), tmp_path / "run")
+    start, end = (
+        weights.load(tmp_path / "run" / place, device=torch.device("cpu")).state_dict()
+        for place in ("checkpoints/step-000000", "student")
+    )
+    assert torch.equal(start["layers.0.ffn.router.weight"], end["layers.0.ffn.router.weight"])
+    assert not torch.equal(start["layers.0.attn.kv_b.weight"], end["layers.0.attn.kv_b.weight"])
+
+
+def test_nothing_decays_the_constant_that_rules_the_latents_norm(halved):
+    out, _, _, config = halved
+    model = weights.load(out / "student", device=torch.device("cpu"))
+    decayed = {
+        id(parameter)
+        for optimizer in Trainer(model, config, None).optimizers
+        for group in optimizer.param_groups
+        if group["weight_decay"]
+        for parameter in group["params"]
+    }
+    attn = model.layers[0].attn
+    assert id(attn.kv_b.weight) in decayed
+    assert id(attn.kv_a.bias) not in decayed and id(attn.kv_norm.weight) not in decayed
 
 
 def test_routers_alone_are_held():

@@ -43,7 +43,11 @@ V4 = replace(
     optimizer=OptimizerConfig(name="muon", learning_rate=1e-2, warmup_steps=1),
     train=TrainConfig(steps=STEPS, batch_size=4, dense_steps=5, routing_delay=1),
 )
-RUNS = {"mla": MLA, "v4": V4}
+LISTED = replace(
+    MLA,
+    student=replace(presets()["tiny"], attention_bias=True, rope_frequencies=(0.5, 0.5, 0.1, 0.02)),
+)
+RUNS = {"mla": MLA, "v4": V4, "mla biases, listed frequencies": LISTED}
 
 
 def trainer(config: RunConfig, device: torch.device) -> Trainer:
