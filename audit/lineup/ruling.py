@@ -234,7 +234,8 @@ class _Question:
         return known.before(self.suspect.published, self.group.launch)
 
     def _own(self) -> Group | None:
-        return None if self.suspect.group is None else self.bank.group(self.suspect.group)
+        groups = self.bank.groups  # one that the suspect names need not be among them
+        return next((group for group in groups if group.name == self.suspect.group), None)
 
     def _of_one_maker(self) -> bool:
         own = self._own()

@@ -53,7 +53,7 @@ def _header(manifest: Record, taught: bool) -> list[str]:
     if taught:
         names = [teacher["name"] for teacher in manifest["teachers"]]
         lines.append(f"distilled_from: {json.dumps(names)}")
-    if (cut := manifest["student"].get("inherited")) is not None:
+    if (cut := manifest["student"]["inherited"]) is not None:
         lines.append(f"base_model: {json.dumps(cut['teacher'])}")
     return [*lines, "---"]
 

@@ -80,7 +80,7 @@ def told(value: object) -> str:
 
 def beginning(manifest: Mapping[str, Any]) -> str:
     """Return what a student's first weights are, in a sentence."""
-    cut = manifest["student"].get("inherited")
+    cut = manifest["student"]["inherited"]
     if cut is None:
         return "The student learns what its teachers say; it does not begin with their weights."
     said = f"The student inherits the weights of {cut['teacher']}"

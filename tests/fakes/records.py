@@ -182,7 +182,7 @@ def manifest(role: str = "student") -> dict[str, Any]:
             "role": role, "seed": 0, "steps": 120, "tokens": 245_760, "parameters": 12_345_678,
             "active_parameters": 9_876_543, "dtype": "float32",
         },
-        "student": {"family": "mla", "model_type": "deepseek_v3"},
+        "student": {"family": "mla", "model_type": "deepseek_v3", "inherited": None},
         "losses": [
             {"name": "forward_kl", "kind": "forward_kl", "weight": 0.9},
             {"name": "cross_entropy", "kind": "cross_entropy", "weight": 0.1},

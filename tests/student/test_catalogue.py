@@ -150,6 +150,8 @@ def test_v3_is_as_published():
         "max_position_embeddings": 163_840,
         "rope_theta": 10_000.0,
         "yarn": asdict(Yarn(factor=40.0, original_positions=4096, mscale_all_dim=1.0)),
+        "rope_frequencies": None,
+        "attention_bias": False,
         "rms_norm_eps": 1e-6,
         "initializer_range": 0.006,
         "tie_word_embeddings": False,

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("audit", "cli", "distill", "student")
 DEVICE_FILE = "student/device.py"
 DEVICE_NAME = re.compile(r"(?<![a-z])(cuda|npu)(?![a-z])")
-HOT = re.compile(r"student/|distill/train\.py$")
+# The algebra of a warm start is done once, on the CPU.
+HOT = re.compile(r"student/(?!warm_start/)|distill/train\.py$")
 BANNED_IN_HOT_PATHS = frozenset({"float64", "double", "complex64", "complex128", "histc"})
 
 

@@ -45,7 +45,7 @@ EXAMINED = Examined(looks=3, positions=96, counted=90, heard={"tiny": 90})
 
 def billed(config, lessons, rows=STEPS, examined=EXAMINED, **more):
     """Return the lines of a run, of two steps on text alone, by name."""
-    made = of_run(config, VOCABULARY, lessons, rows, SECONDS, examined, **more)
+    made = of_run(config, config.student, VOCABULARY, lessons, rows, SECONDS, examined, **more)
     return {line["name"]: line for line in made["lines"]}
 
 

@@ -79,7 +79,8 @@ def test_the_manifest_says_whether_a_teacher_was_used_and_what_was_built():
     manifest = made()
     assert manifest["run"]["role"] == "student"
     assert manifest["run"]["tokens"] == 640 and manifest["run"]["parameters"] == 5
-    assert manifest["student"] == {"family": "mla", "model_type": "deepseek_v3"}
+    network = {"family": "mla", "model_type": "deepseek_v3", "inherited": None}
+    assert manifest["student"] == network
     assert made(student=V4Config())["student"]["model_type"] == "deepseek_v4"
 
 
