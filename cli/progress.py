@@ -1,5 +1,6 @@
 """Progress on stderr: bars with the time left on a terminal, now and then a line elsewhere."""
 
+import math
 import sys
 import time
 from collections import deque
@@ -31,7 +32,7 @@ class Progress:
         self.task: TaskID | None = None
         self.stage = ""
         self.pace = Pace()
-        self.printed = 0.0
+        self.printed = -math.inf
 
     def __enter__(self) -> "Progress":
         if self.bars is not None:
@@ -57,7 +58,7 @@ class Progress:
             return
         new = stage != self.stage
         if new:
-            self.stage, self.pace, self.printed, self.task = stage, Pace(), 0.0, None
+            self.stage, self.pace, self.printed, self.task = stage, Pace(), -math.inf, None
         if new and done >= total:
             return  # nothing was left to do
         now = time.monotonic()

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from distill.loss.divergences import forward_kl
 from distill.prepare import Ready
 from distill.session import Session
 from distill.teachers import local
@@ -19,7 +20,6 @@ from student.documents import Documents
 from student.model import Student
 from student.moe import Router
 from student.warm_start import calibration, convert, dense
-from student.warm_start.calibration import Seen
 from student.warm_start.compensation import Ridge, compensate
 from student.warm_start.dense import Dense
 
@@ -49,7 +49,7 @@ def begin(session: Session, asked: InheritConfig, ready: Ready) -> Student:
         session.say(f"inherited, {what}: KL to the teacher {_kl(student, look_BS, logit_NV):.2g}")
 
     # The exact map is so on any text, and needs little to be made.
-    whole, little = _whole(teacher, plan), _first(seen, _LOOKS)
+    whole, little = _whole(teacher, plan), seen.first(_LOOKS)
     tell("nothing cut", convert.inherit(teacher, little, whole, ready.vocabulary).student)
     made = convert.inherit(teacher, seen, plan, ready.vocabulary, tell=_told(session, "inheriting"))
     student = made.student
@@ -95,16 +95,6 @@ def _whole(teacher: Dense, plan: convert.Plan) -> convert.Plan:
     return replace(plan, rotary=keys, latent=keys + 1, layers=layers, carving=carving)
 
 
-def _first(seen: Seen, windows: int) -> Seen:
-    """Return what was seen of the first windows alone."""
-    tokens = windows * seen.token_BS.shape[1]
-    return Seen(
-        token_BS=seen.token_BS[:windows],
-        before=tuple(x_ND[:tokens] for x_ND in seen.before),
-        middle=tuple(x_ND[:tokens] for x_ND in seen.middle),
-    )
-
-
 def _in_words(asked: InheritConfig, plan: convert.Plan) -> str:
     said = f"{plan.rotary + plan.latent} cached values a token and layer ({asked.cache:.0%})"
     if (how := asked.experts) is not None:
@@ -127,5 +117,5 @@ def _kl(student: Student, token_BS: torch.Tensor, logit_NV: torch.Tensor) -> flo
     for hidden_SD, theirs_SV in zip(hidden_ND.split(tokens), logit_NV.split(tokens), strict=True):
         log_p = theirs_SV.double().log_softmax(-1)
         log_q = student.logits(hidden_SD).double().log_softmax(-1)
-        total += float((log_p.exp() * (log_p - log_q)).sum())
+        total += float(forward_kl(log_p, log_q).sum())
     return total / len(logit_NV)

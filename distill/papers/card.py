@@ -29,6 +29,7 @@ def model_card(evaluation: Record, manifest: Record) -> str:
         f"# {run['role']}, seed {run['seed']}",
         "",
         _opening(manifest, taught),
+        *([wording.beginning(manifest)] if manifest["student"]["inherited"] else []),
         "",
         *_held_out(evaluation),
         *_against_the_teacher(evaluation),
@@ -68,8 +69,7 @@ def _opening(manifest: Record, taught: bool) -> str:
     return (
         f"A `{student['model_type']}` language model with {run['parameters']:,} parameters "
         f"({run['active_parameters']:,} active a token), {how}, on {run['tokens']:,} tokens of "
-        f"{text}. It learnt by {terms}, weights in brackets. "
-        f"{wording.beginning(manifest)}"
+        f"{text}. It learnt by {terms}, weights in brackets."
     )
 
 

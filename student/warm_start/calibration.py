@@ -31,6 +31,15 @@ class Seen:
     before: tuple[torch.Tensor, ...]
     middle: tuple[torch.Tensor, ...]
 
+    def first(self, windows: int) -> "Seen":
+        """Return the same of the first windows alone."""
+        tokens = windows * self.token_BS.shape[1]
+        return Seen(
+            token_BS=self.token_BS[:windows],
+            before=tuple(x_ND[:tokens] for x_ND in self.before),
+            middle=tuple(x_ND[:tokens] for x_ND in self.middle),
+        )
+
     def attention(self, dense: Dense, layer: int) -> torch.Tensor:
         """Return the normed input of a layer's attention, `[N, D]`, float64."""
         return normed(self.before[layer], dense.layers[layer].attn_norm_D, dense.numbers.eps)

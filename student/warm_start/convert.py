@@ -51,7 +51,7 @@ class Plan:
     positions: int | None = None
 
 
-def plan_of(size: Numbers, asked: InheritConfig, *, spread: float = SPREAD) -> Plan:
+def plan_of(size: Numbers, asked: InheritConfig) -> Plan:
     """Return the plan that an `init: teacher` section asks for.
 
     A third of the cache is the rotary key. At the full cache, of which the constant takes one value
@@ -65,7 +65,7 @@ def plan_of(size: Numbers, asked: InheritConfig, *, spread: float = SPREAD) -> P
     rotary = size.cache_values // 2 if exact else 2 * max(1, round(values / 6))
     carving = None
     if (how := asked.experts) is not None:
-        carving = Carving(shared=how.shared, routed=how.routed, active=how.active, spread=spread)
+        carving = Carving(shared=how.shared, routed=how.routed, active=how.active, spread=SPREAD)
     plan = Plan(
         rotary=rotary,
         latent=values - rotary + int(exact),
@@ -84,13 +84,11 @@ class Begun:
     Attributes:
         student: on the CPU, in float32.
         seen: what its layers should make of the text, those that were dropped left out.
-        kept: a layer each, the share of keys' and values' weighted energy that its latent carries.
         loads: a mixture layer each, `[E]`, load of its experts relative to an even share.
     """
 
     student: Student
     seen: Seen
-    kept: tuple[float, ...]
     loads: tuple[torch.Tensor, ...]
 
 
@@ -141,15 +139,14 @@ def inherit(
     state = {"embed.weight": dense.embed_VD, "norm.weight": dense.norm_D}
     if dense.head_VD is not None:
         state["head.weight"] = dense.head_VD
-    kept, loads = [], []
+    loads = []
     for number, (layer, mixed, weight_N) in enumerate(
         zip(dense.layers, mixings, weights, strict=True)
     ):
         at = f"layers.{number}."
         measure = calibration.measure(seen.attention(dense, number), weight_N)
         attn = latent.convert(layer, mixed, chosen, measure, shape)
-        kept.append(attn.kept)
-        state |= {f"{at}attn.{name}": weight for name, weight in attn.weights.items()}
+        state |= {f"{at}attn.{name}": weight for name, weight in attn.items()}
         state |= {
             f"{at}attn_norm.weight": layer.attn_norm_D,
             f"{at}ffn_norm.weight": layer.ffn_norm_D,
@@ -164,7 +161,7 @@ def inherit(
         tell(number + 1, len(dense.layers))
     student.load_state_dict({name: weight.float() for name, weight in state.items()})
     student.eval()
-    return Begun(student=student, seen=seen, kept=tuple(kept), loads=tuple(loads))
+    return Begun(student=student, seen=seen, loads=tuple(loads))
 
 
 def require_plan(size: Numbers, plan: Plan) -> None:

@@ -28,19 +28,6 @@ DOMINANCE = 256.0  # of the constant value over the longest latent
 _RIDGE = 1e-4  # of a mean diagonal value, so that what no query asks for has a root
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Latent:
-    """One layer's latent attention, by the names of `student.mla.MLAttention`.
-
-    Attributes:
-        weights: float32.
-        kept: share of the weighted energy of keys and values that the latent carries.
-    """
-
-    weights: dict[str, torch.Tensor]
-    kept: float
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
     """How wide a student's latent attention is.
@@ -75,8 +62,8 @@ class _Split:
 
 def convert(
     layer: DenseLayer, mixed: Mixing, slots: Sequence[Slot], measure: Measure, shape: Shape
-) -> Latent:
-    """Return latent attention that does what the layer's own does.
+) -> dict[str, torch.Tensor]:
+    """Return latent attention that does what the layer's own does, as far as it is as wide.
 
     Args:
         layer: the teacher's.
@@ -84,6 +71,9 @@ def convert(
         slots: that keep their turning.
         measure: of what its attention reads.
         shape: of the student.
+
+    Returns:
+        weights: float32, by the names of `student.mla.MLAttention`.
     """
     heads, width, _ = layer.q_HFD.shape
     groups = layer.k_GFD.shape[0]
@@ -95,7 +85,7 @@ def convert(
     key_EC, key_scale = _weighed(root_k_GFF @ split.rest_k_GFC, spread_CC, 1.0)
     value_EC, value_scale = _weighed(root_v_GFF @ v_GFC, spread_CC, shape.value_weight)
     both_EC = torch.cat((key_EC, value_EC))
-    basis_EL, kept = _principal(both_EC @ spread_CC @ both_EC.T, shape.latent - int(shape.constant))
+    basis_EL = _principal(both_EC @ spread_CC @ both_EC.T, shape.latent - int(shape.constant))
     down_LC, unit = _to_unit(basis_EL.T @ both_EC, spread_CC)
     if shape.constant:
         down_LC[:, -1] -= down_LC @ mean_C
@@ -120,7 +110,7 @@ def convert(
         "o.bias": torch.zeros_like(out_DHF[:, 0, 0]) if layer.o_D is None else layer.o_D.double(),
         **_query(layer, split, shape),
     }
-    return Latent(weights={n: w.float().contiguous() for n, w in weights.items()}, kept=kept)
+    return {name: weight.float().contiguous() for name, weight in weights.items()}
 
 
 def interleaved(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -186,13 +176,11 @@ def _weighed(
     return rows_EC * (weight / energy), weight / energy
 
 
-def _principal(moment_EE: torch.Tensor, rank: int) -> tuple[torch.Tensor, float]:
-    """Return the `rank` directions `[E, L]` with most energy, zeros beyond E, and their share."""
-    energy_E, vectors_EE = torch.linalg.eigh(moment_EE)
-    energy_E, vectors_EE = energy_E.flip(0).clamp_min(0), vectors_EE.flip(1)
-    kept = float(energy_E[:rank].sum() / energy_E.sum().clamp_min(1e-300))
-    empty = vectors_EE.new_zeros(len(energy_E), max(0, rank - len(energy_E)))
-    return torch.cat((vectors_EE[:, :rank], empty), 1), kept
+def _principal(moment_EE: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the `rank` directions `[E, L]` with most energy, zeros beyond E."""
+    vectors_EE = torch.linalg.eigh(moment_EE).eigenvectors.flip(1)
+    empty = vectors_EE.new_zeros(len(vectors_EE), max(0, rank - len(vectors_EE)))
+    return torch.cat((vectors_EE[:, :rank], empty), 1)
 
 
 def _to_unit(down_LC: torch.Tensor, spread_CC: torch.Tensor) -> tuple[torch.Tensor, float]:

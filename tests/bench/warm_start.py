@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 
 from distill.evaluation import tasks
+from distill.loss.divergences import forward_kl
 from distill.teachers import embedded, local
 from student import weights
 from student.documents import Documents
@@ -147,7 +148,7 @@ class Bench:
                 own_SD = student(row_S, Documents([LENGTH], CPU)).hidden_ND
                 log_p = F.linear(hidden_SD, self.dense.embed_VD).log_softmax(-1)
                 log_q = student.logits(own_SD).log_softmax(-1)
-                kl += float((log_p.exp() * (log_p - log_q)).sum())
+                kl += float(forward_kl(log_p, log_q).sum())
                 hits += float((log_p.argmax(-1) == log_q.argmax(-1)).sum())
                 loss -= float(log_q[:-1].gather(1, row_S[1:, None]).sum())
                 theirs -= float(log_p[:-1].gather(1, row_S[1:, None]).sum())
@@ -269,7 +270,7 @@ class Bench:
                 one.logits(one(token_N, documents).hidden_ND[rows]).log_softmax(-1)
                 for one in (teacher, student)
             )
-            total += float((log_p.exp() * (log_p - log_q)).sum())
+            total += float(forward_kl(log_p, log_q).sum())
             count += len(answer)
         return total / count
 
@@ -335,7 +336,7 @@ class Bench:
                 with torch.no_grad():
                     their_NV = F.linear(hidden_BSD.flatten(0, 1), self.dense.embed_VD)
             log_p, log_q = their_NV.float().log_softmax(-1), own_NV.float().log_softmax(-1)
-            loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+            loss = forward_kl(log_p, log_q).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learns, 1.0)

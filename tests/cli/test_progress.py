@@ -11,18 +11,19 @@ import pytest
 from cli.progress import Pace, Progress
 
 
-def test_elsewhere_a_stage_prints_its_first_and_its_last_line(capsys):
+def at_times(monkeypatch, *times: float) -> None:
+    clock = iter(times)
+    monkeypatch.setattr("cli.progress.time.monotonic", lambda: next(clock))
+
+
+def test_elsewhere_a_stage_prints_its_first_and_its_last_line(capsys, monkeypatch):
+    at_times(monkeypatch, 1.0, 2.0, 3.0, 4.0, 5.0)  # of a machine that has just been started
     with Progress(quiet=False, interval=3600.0) as progress:
         for done in range(5):
             progress("capture", done, 4, "tokens")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["capture: 0 of 4 tokens", "capture: 4 of 4 tokens"]
-
-
-def at_times(monkeypatch, *times: float) -> None:
-    clock = iter(times)
-    monkeypatch.setattr("cli.progress.time.monotonic", lambda: next(clock))
 
 
 def test_the_time_left_is_that_of_the_pace_in_this_call(capsys, monkeypatch):

@@ -121,6 +121,8 @@ def test_a_control_is_of_the_same_make_and_drawn(halved):
     found, said = carried_out(control, out.parent / "control")
     assert not any(line.startswith("inherited") for line in said)
     assert found["manifest"]["student"]["inherited"] is None
+    card = (out.parent / "control" / "README.md").read_text()
+    assert "inherits" not in card and "base_model" not in card and "their weights" not in card
     assert found["manifest"]["run"]["parameters"] > 0
 
 

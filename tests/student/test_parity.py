@@ -176,8 +176,9 @@ def same_in_float32(config: MLAConfig | V4Config, lengths: tuple[int, ...], size
     # Farther off than theirs in one tensor is as likely as nearer: their worst is the measure of
     # each, and their mean of the mean.
     of_ours, of_theirs = gaps(found, exact), gaps(expected, exact)
-    # From one draw of weights to the next their worst lies between 6e-6 and 9e-5.
-    bound = max(9e-5, 3 * max(of_theirs.values()))
+    # From one draw of weights and one kind of CPU to the next the worst lies between 6e-6 and 3e-4,
+    # of either side: that of a single number which is a small difference of large ones.
+    bound = max(1e-3, 3 * max(of_theirs.values()))
     assert all(of_ours[name] < bound for name in far)
     assert log_mean(of_ours) < log_mean(of_theirs) + 0.3
 

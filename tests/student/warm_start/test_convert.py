@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from distill.loss.divergences import forward_kl
 from student import weights
 from student.config import InheritConfig, InheritedExperts
 from student.documents import Documents
@@ -44,7 +45,7 @@ def logits(model, token_BS: torch.Tensor) -> torch.Tensor:
 
 def divergence(teacher, student, token_BS: torch.Tensor) -> float:
     log_p, log_q = (logits(m, token_BS).double().log_softmax(-1) for m in (teacher, student))
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    return float(forward_kl(log_p, log_q).mean())
 
 
 @EVERY
