@@ -197,6 +197,7 @@ class Material:
 class Suspect:
     """The model or the answers under audit.
 
+    `inherits`: whose weights its own config.json says it began with; nothing here tested that.
     `greetings`: what so many of its answers begin with that it was taken off before comparing,
     in lower case, words and marks apart.
     """
@@ -205,6 +206,7 @@ class Suspect:
     kind: Literal["model directory", "run directory", "responses file"]
     sha256: str
     reference: str | None = None
+    inherits: str | None = None
     greetings: tuple[str, ...] = ()
 
 

@@ -6,6 +6,7 @@ checkpoint the student started from. Scores are float32 whatever the weights wer
 Shapes: B sequences, S tokens, V vocabulary.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,12 @@ class ModelFiles:
     def sha256(self) -> str:
         """Return the digest of the weights' directory."""
         return tree_digest(self.model)
+
+    def inherits(self) -> str | None:
+        """Return whose weights the model's own config.json says it began with."""
+        fields = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        stated = fields.get("spiritsafe_inherited")
+        return str(stated.get("teacher")) if isinstance(stated, dict) else None
 
 
 def find(name: str, path: Path, start: Path | None = None) -> ModelFiles:

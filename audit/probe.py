@@ -182,7 +182,10 @@ def _gains(
     models = [party for party in parties if party.role in ("suspect", "control")]
     reason = _why_no_gains(models)
     if reason:
-        need = "the suspect's weights and its starting checkpoint, and matched controls' of both"
+        need = (
+            "the suspect's weights and its starting checkpoint, which holds no teacher's, and "
+            "matched controls' of both"
+        )
         return {}, [NotRun(probe=logprob_shift.NAME, reason=reason, would_need=need)]
     from audit import local
 
@@ -227,6 +230,12 @@ def _why_no_gains(models: Sequence[Party]) -> str:
         return "a starting checkpoint is not known for the suspect or a control"
     if len(models) < 2:
         return "no control was given"
+    for model in models:
+        if model.files is not None and (whose := model.files.inherits()) is not None:
+            return (
+                f"the config of {model.name} says that it began with the weights of {whose}, so "
+                "what training added to them does not tell whose likeness it has"
+            )
     return ""
 
 
@@ -342,6 +351,7 @@ def _suspect(config: AuditConfig, suspect: Party) -> Suspect:
         kind="model directory" if files.run is None else "run directory",
         sha256=suspect.sha256(),
         reference=None if files.start is None else files.start.name,
+        inherits=files.inherits(),
     )
 
 

@@ -146,6 +146,7 @@ def probe(
         from audit.config import load
         from audit.evidence import to_json
         from audit.probe import probe as carry_out
+        from audit.report.reveal import reveal
         from cli.progress import Progress
 
         resolved = load(config, {k: v for k, v in given.items() if v}, settings)
@@ -159,6 +160,9 @@ def probe(
         if as_json:
             click.echo(json.dumps(to_json(report)))
         else:
+            if report.suspect.inherits is not None:
+                whose = reveal(report.suspect.inherits)
+                click.echo(f"suspect: its config says that it inherits the weights of {whose}")
             for finding in (*report.findings, *report.controls.findings):
                 click.echo(options.finding_line(finding))
             click.echo(f"page: {outcome.page}")

@@ -64,8 +64,8 @@ def run(
 ) -> None:
     """Capture the teacher's signal, train the student, evaluate it, write the record.
 
-    Without CONFIG the shipped quick start is used: SmolLM2-135M-Instruct as the teacher, Python's
-    help topics and the seed prompts as the text.
+    Without CONFIG the shipped quick start is used: SmolLM2-135M-Instruct as the teacher, whose
+    weights the student inherits, and as the text Python's help topics and the teacher's own answers.
     """
     with options.sentences(verbose=verbose, after_interrupt=_AFTER_INTERRUPT):
         from distill.config import load
@@ -231,13 +231,14 @@ def plan(config: Path | None, settings: tuple[str, ...], as_json: bool, verbose:
     metavar="NAME",
     default="quickstart",
     show_default=True,
-    help="A student of the catalogue; `distill students` lists them.",
+    help="A student of the catalogue, which `distill students` lists, or `quickstart`.",
 )
 @options.traceback
 def init(name: str, verbose: bool) -> None:
-    """Print a commented config to edit: the shipped quick start, with the student called NAME.
+    """Print a commented config to edit: the quick start, or a run with the student called NAME.
 
-    `inherited` is no student of the catalogue: it begins with its teacher's weights.
+    The quick start's student begins with its teacher's weights; those of the catalogue are drawn.
+    `quick-scratch` has every key with its default.
     """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from distill import starter

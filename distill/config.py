@@ -44,7 +44,8 @@ class AnswersConfig:
 
     Attributes:
         prompts: a file of rows {"prompt"}, with an "answer" where it is checked, an "id" and a
-            "tag" if wanted.
+            "tag" if wanted; or `prompts`, the shipped seeds. Those that are held out are not asked.
+        most_prompts: that are asked, evenly over the file; None for all.
         form: `chat`, by the tokenizer's template, of which the answer alone is learnt; or `text`,
             prompt and answer as one text. A served teacher is asked in the same form.
         max_new_tokens: of an answer.
@@ -53,6 +54,7 @@ class AnswersConfig:
     """
 
     prompts: str
+    most_prompts: Positive | None = None
     form: Literal["chat", "text"] = "chat"
     max_new_tokens: Positive = 256
     temperature: Weight = 0.7
@@ -132,6 +134,7 @@ class TextConfig:
         tokenizer: of the student: `teacher`, the first one on disk; `deepseek`, V4's; or a
             directory.
         documents: `joined`, which may look back at one another inside a window, or `apart`.
+        most_tokens: that are trained on of each source, and of what a teacher writes; None for all.
     """
 
     sources: tuple[str, ...] = ("pydoc", "prompts")
@@ -139,6 +142,7 @@ class TextConfig:
     sequence_length: Annotated[int, Field(ge=8)] = 256
     tokenizer: str = "teacher"
     documents: Literal["joined", "apart"] = "joined"
+    most_tokens: Positive | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:

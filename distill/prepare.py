@@ -57,7 +57,7 @@ def prepare(session: Session) -> Ready:
     tokenizer, vocabulary = student_tokenizer.load(config.text.tokenizer, paths)
     tasks = examination.load(config, tokenizer)
     sides = curriculum.load(config)
-    answers = written.gather(session, tokenizer, paths)
+    answers = written.gather(session, tokenizer, paths, sides.held)
     text = curriculum.read(config, sides, tokenizer, vocabulary, answers)
     if session.worker.rank == 0:  # several would write over one another
         # Only now that the inputs are known to be good does the directory belong to this config.

@@ -108,14 +108,15 @@ def capture(config: RunConfig, *, say: Say, progress: Progress) -> list[Store]:
 def control_of(student_run: Path, *, seed: int) -> RunConfig:
     """Return the config of a control: `student_run`'s own, without the teacher, from another seed.
 
-    A student that began with its teacher's weights has controls of its make that are drawn. The
+    A student that began with its teacher's weights has controls of its make that are drawn. What a
+    teacher on disk wrote is left out, so that the text is as far as the user's own the same. The
     teacher's weight goes to the cross-entropy, so text, steps, architecture, the scale of the
     loss and its other terms stay as they were. Held-out signals are shared with the student's run.
 
     Raises:
         InputError: `student_run` is no run directory.
-        MismatchError: it is a control itself, its teachers wrote part of its text, or the seed is
-            the student's.
+        MismatchError: it is a control itself, a served teacher wrote part of its text, or the seed
+            is the student's.
     """
     path = student_run / "config.yaml"
     if not path.is_file():
@@ -123,9 +124,9 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
     config = load(path)
     if not config.is_taught:
         raise MismatchError(f"{student_run} is itself a control; name the student's run.")
-    if any(teacher.answers for teacher in config.teachers):
+    if any(teacher.answers and teacher.endpoint for teacher in config.teachers):
         raise MismatchError(
-            f"{student_run} learnt from text that a teacher wrote, so no run on its text is "
+            f"{student_run} learnt from text that a served teacher wrote, so no run on its text is "
             "without a teacher; train a control on other text of the same kind."
         )
     if seed == config.seed:
@@ -137,6 +138,7 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
     return replace(
         config,
         student=student,
+        teachers=tuple(replace(teacher, answers=None) for teacher in config.teachers),
         seed=seed,
         loss=objective.without_teacher(config.loss),
         signal=replace(config.signal, path=signals),

@@ -1,6 +1,7 @@
-"""Run files to start from: the shipped quick start with any student of the catalogue in it.
+"""Run files to start from: the quick start, or any student of the catalogue drawn from scratch.
 
-What explains a key is data: `presets/quickstart.yaml` is the run and its `mla` student,
+What explains a key is data: `presets/quickstart.yaml` is the quick start, whose student begins with
+its teacher's weights; `presets/quick-scratch.yaml` every key, with an `mla` student from scratch;
 `presets/student-v4.yaml` the section of the other family. Here the values are put in, and how
 large the student is stands at the top, before anyone has waited for memory.
 """
@@ -20,7 +21,7 @@ from student.config import MLAConfig, V4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token
 
 QUICK_START = "quickstart"
-INHERITED = "inherited"
+QUICK_SCRATCH = "quick-scratch"
 RELEASED_VOCABULARY = 129_280
 EMBEDDED_VOCABULARY = 49_152
 """Tokens of the quick start's teacher, whose tokenizer its student shares."""
@@ -74,15 +75,15 @@ def sizes(vocab_size: int = RELEASED_VOCABULARY) -> list[Size]:
 def run_file(name: str = QUICK_START) -> str:
     """Return a commented run file with the student called `name`.
 
-    `inherited` is a file of its own, of a student that begins with its teacher's weights.
+    `quickstart` is a file of its own, of a student that begins with its teacher's weights.
 
     Raises:
         InputError: the catalogue has no such student; names the nearest.
     """
-    if name == INHERITED:
-        return shipped("presets/inherited.yaml").read_text(encoding="utf-8")
-    text = shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
     if name == QUICK_START:
+        return shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
+    text = shipped("presets/quick-scratch.yaml").read_text(encoding="utf-8")
+    if name == QUICK_SCRATCH:
         return text
     config = _named(name)
     before, _, after = text.partition("student:\n")
@@ -90,7 +91,7 @@ def run_file(name: str = QUICK_START) -> str:
     if isinstance(config, V4Config):
         section = shipped("presets/student-v4.yaml").read_text(encoding="utf-8")
         section = section.partition("student:\n")[2].rstrip()
-    _, usage, before = before.split("\n", 2)  # the first line speaks of the quick start
+    _, _, usage, before = before.split("\n", 3)  # the first lines are of quick-scratch
     heading = f"{_comment(_FIRST)}{usage}\n#\n{_heading(name, config)}"
     return f"{heading}{before}student:\n{_fill(section, asdict(config))}\n\n{after}"
 
@@ -127,7 +128,7 @@ def table() -> str:
 
 def too_large(name: str) -> str | None:
     """Return a sentence about a student that is too large to train on a laptop, or None."""
-    if name == INHERITED:
+    if name == QUICK_START:
         return None
     size = _size(name, _named(name), EMBEDDED_VOCABULARY)
     if size.fits_a_laptop:
@@ -193,7 +194,7 @@ def _heading(name: str, config: MLAConfig | V4Config) -> str:
     if not size.fits_a_laptop:
         story += " That is more than a laptop has, and a run uses one device."
     rest = (
-        "The other sections are the quick start's, whose run takes a minute; a longer one wants "
+        "The other sections are quick-scratch's, whose run takes a minute; a longer one wants "
         "its own train.steps, train.batch_size, train.bias_update_speed, optimizer.learning_rate "
         "and checkpoint.every_steps."
     )

@@ -1,6 +1,6 @@
 """Named students: the published ones, a ladder a lab would train, and small ones for a laptop.
 
-`tiny` is for tests, `quickstart` for the demo. `flash` and `pro` are DeepSeek-V4's published
+`tiny` is for tests, `quick-scratch` for a minute of training. `flash` and `pro` are DeepSeek-V4's published
 configurations (arXiv 2606.19348, section 4.2.1), `v3` is DeepSeek-V3's (arXiv 2412.19437,
 section 4.2). The ladders are ours: either architecture at about 0.1, 0.5 and 2 billion active
 parameters with the released vocabulary of 129,280, the head counted whole.
@@ -15,9 +15,9 @@ def presets() -> dict[str, MLAConfig | V4Config]:
     """Return every named student; a `v4-` prefix marks the family where both have one."""
     return {
         "tiny": _tiny(),
-        "quickstart": MLAConfig(),
+        "quick-scratch": MLAConfig(),
         "v4-tiny": _v4_tiny(),
-        "v4-quickstart": _v4_quickstart(),
+        "v4-quick-scratch": _v4_quick_scratch(),
         "v3": _v3(),
         "flash": _flash(),
         "pro": _pro(),
@@ -250,8 +250,8 @@ def _v4_tiny() -> V4Config:
     )
 
 
-def _v4_quickstart() -> V4Config:
-    """About as many parameters as `quickstart`; text of 256 tokens still needs compression."""
+def _v4_quick_scratch() -> V4Config:
+    """About as many parameters as `quick-scratch`; text of 256 tokens still needs compression."""
     return V4Config(
         layer_types=("swa", "csa", "hca", "csa"),
         sliding_window=64,

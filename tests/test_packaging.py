@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PACKAGES = {"audit", "cli", "distill", "student"}
 SHIPPED = (
     "presets/quickstart.yaml",
+    "presets/quick-scratch.yaml",
     "presets/student-v4.yaml",
     "seeds/prompts.jsonl",
     "seeds/prompts.card.json",

@@ -86,6 +86,8 @@ def read(
             answer fits a window.
     """
     train_documents, held_documents = [*sides.train, *written.documents], sides.held
+    if (most := config.text.most_tokens) is not None:
+        train_documents = corpus.at_most(train_documents, tokenizer, most)
     length, wanted = config.text.sequence_length, config.evaluate
     tags = tuple(sorted({tag for teacher in config.teachers for tag in teacher.tags}))
     apart = config.text.documents == "apart"

@@ -18,6 +18,7 @@ from distill.errors import InputError
 from distill.lessons import tally
 from distill.lessons.scored import Scored, learnt
 from distill.lessons.tally import Taken, Tally
+from distill.resources import shipped
 from distill.rollout import rejection
 from distill.rollout.config import Anything
 from distill.rollout.rejection import Question
@@ -26,6 +27,7 @@ from distill.teachers.endpoint import EndpointTeacher
 from distill.teachers.local import LocalTeacher, write
 from distill.teachers.served import cut_short, log_sha256, served, turn
 from distill.text import chat, sources
+from distill.text.corpus import evenly
 from distill.text.sources import Document
 
 _ACCEPTED = "accepted.jsonl"
@@ -33,14 +35,26 @@ _ACCEPTED = "accepted.jsonl"
 _SEED = 0
 
 
-def questions(config: AnswersConfig) -> list[Question]:
+def questions(config: AnswersConfig, held: Sequence[Document] = ()) -> list[Question]:
     """Return the prompts a teacher is asked, with references where answers are checked.
 
+    Args:
+        config: names the prompts.
+        held: documents that are held out; a prompt that is one of them is not asked.
+
     Raises:
-        InputError: the file cannot be read, or a row lacks what is needed.
+        InputError: the file cannot be read, a row lacks what is needed, or all are held out.
     """
     checked = not all(isinstance(one, Anything) for one in config.select.checkers)
-    return rejection.read_questions(Path(config.prompts), answered=checked)
+    seeds = config.prompts == "prompts"
+    path = shipped("seeds/prompts.jsonl") if seeds else Path(config.prompts)
+    found = rejection.read_questions(path, answered=checked)
+    held_texts = {document.text for document in held}
+    asked = [question for question in found if question.prompt not in held_texts]
+    if found and not asked:
+        raise InputError(f"{config.prompts}: every prompt is held out; lower text.held_out.")
+    most = len(asked) if config.most_prompts is None else config.most_prompts
+    return [asked[place] for place in evenly(len(asked), most)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +129,19 @@ class Written:
     scored: dict[int, list[Scored]]
 
 
-def gather(session: Session, tokenizer: Any, paths: Sequence[Path | None]) -> Written:
+def gather(
+    session: Session,
+    tokenizer: Any,
+    paths: Sequence[Path | None],
+    held: Sequence[Document] = (),
+) -> Written:
     """Return what the teachers that write have written, asking for what is not on disk.
 
     Args:
         session: of the run; what another run with its signal.path was told is not asked again.
         tokenizer: the student's.
         paths: of the teachers on disk, None for the served.
+        held: documents that are held out, and so no prompts.
 
     Raises:
         InputError: a prompt file cannot be used, or no answer was accepted.
@@ -132,31 +152,35 @@ def gather(session: Session, tokenizer: Any, paths: Sequence[Path | None]) -> Wr
         place = session.place(config.name)
         if config.answers is None:
             continue
+        asked = questions(config.answers, held)
         if path is not None:
             teacher = LocalTeacher(config.name, path, device=session.device, dtype=torch.float32)
             writer = LocalWriter(teacher, config.answers)
             sha256 = teacher.sha256
             with turn(place, config.name, session.say):
-                found += documents(session, config, writer, place, teacher_sha256=sha256)
+                found += documents(session, config, asked, writer, place, teacher_sha256=sha256)
             continue
         assert config.endpoint is not None
-        with served(session, config, tokenizer, place) as asked:
+        with served(session, config, tokenizer, place) as server:
             if config.says == "top_logprobs":
-                scored[number] = _with_top(session, config, asked, tokenizer)
+                scored[number] = _with_top(session, config, asked, server, tokenizer)
                 continue
             sha256 = digest([config.endpoint.base, config.endpoint.model, config.endpoint.system])
-            answering = ServedWriter(asked, config.answers)
-            found += documents(session, config, answering, place, teacher_sha256=sha256)
+            answering = ServedWriter(server, config.answers)
+            found += documents(session, config, asked, answering, place, teacher_sha256=sha256)
     return Written(documents=found, scored=scored)
 
 
 def _with_top(
-    session: Session, config: TeacherConfig, teacher: EndpointTeacher, tokenizer: Any
+    session: Session,
+    config: TeacherConfig,
+    asked: Sequence[Question],
+    teacher: EndpointTeacher,
+    tokenizer: Any,
 ) -> list[Scored]:
     """Return one answer to each prompt with the teacher's likeliest tokens."""
     assert config.answers is not None
     answers = config.answers
-    asked = questions(answers)
     found = teacher.answer_with_top(
         [question.prompt for question in asked],
         max_tokens=answers.max_new_tokens,
@@ -201,6 +225,7 @@ def _begun(tokenizer: Any, prompt: str, config: AnswersConfig) -> str:
 def documents(
     session: Session,
     config: TeacherConfig,
+    asked: Sequence[Question],
     writer: LocalWriter | ServedWriter,
     place: Path,
     *,
@@ -211,6 +236,7 @@ def documents(
     Args:
         session: of the run.
         config: the teacher's; has answers.
+        asked: the prompts.
         writer: who answers.
         place: of the teacher's files.
         teacher_sha256: of the teacher.
@@ -223,7 +249,6 @@ def documents(
     assert config.answers is not None
     answers = config.answers
     out = place / "answers"
-    asked = questions(answers)
     summary = rejection.sample(
         asked,
         writer,

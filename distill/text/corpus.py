@@ -128,6 +128,23 @@ def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document
     return train, held
 
 
+def at_most(documents: Sequence[Document], tokenizer: Any, most: int) -> list[Document]:
+    """Return documents of at most so many tokens of each source, but of each at least one.
+
+    Which ones is decided by the hash of their names, as in `split`; their order stays.
+    """
+    by_name = sorted(documents, key=lambda document: hashlib.sha256(document.id.encode()).digest())
+    left: dict[str, int] = {}
+    chosen = set()
+    for document in by_name:
+        source = _source(document)
+        tokens = len(_encode(document, tokenizer).ids)
+        if source not in left or tokens <= left[source]:
+            chosen.add(id(document))
+            left[source] = left.get(source, most) - tokens
+    return [document for document in documents if id(document) in chosen]
+
+
 def _source(document: Document) -> str:
     """Return the part of a document's name that all documents of its source share."""
     return document.id.partition("/")[0]

@@ -452,6 +452,31 @@ def test_a_model_without_its_start_leaves_only_the_answers(stand_ins, tmp_path):
     assert carry_out(given, tmp_path / "out").report.not_run == ()
 
 
+def declared(model: Path, teacher: str) -> None:
+    stated = {"spiritsafe_inherited": {"teacher": teacher, "cache": 0.5}}
+    (model / "config.json").write_text(json.dumps(stated), encoding="utf-8")
+
+
+def test_of_a_suspect_that_says_it_inherits_weights_the_gain_is_not_asked(stand_ins, tmp_path):
+    declared(tmp_path / "suspect" / "student", "A <b>teacher</b>")
+    found = carry_out(stand_ins, tmp_path / "out")
+    report = found.report
+    assert report.suspect.inherits == "A <b>teacher</b>"
+    (left,) = report.not_run
+    assert left.reason.startswith("the config of suspect says that it began with the weights of A ")
+    assert report.findings[0].verdict not in (Verdict.SUPPORTED, Verdict.NOT_SUPPORTED)
+    page = found.page.read_text(encoding="utf-8")
+    assert "inherits the weights of A &lt;b&gt;teacher&lt;/b&gt;" in page
+    assert from_json(json.loads((tmp_path / "out" / "report.json").read_text())) == report
+
+
+def test_nor_where_a_control_says_so(stand_ins, tmp_path):
+    declared(tmp_path / "bb" / "student", "T")
+    report = carry_out(stand_ins, tmp_path / "out").report
+    assert report.suspect.inherits is None
+    assert report.not_run[0].reason.startswith("the config of bb says")
+
+
 def test_an_interrupted_audit_goes_on_with_the_next_model(stand_ins, tmp_path, monkeypatch):
     out = tmp_path / "out"
     real = StandIn.continuations

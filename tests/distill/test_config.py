@@ -63,29 +63,29 @@ LEAVES = [path for path in keys(RunConfig()) if not is_dataclass(at(RunConfig(),
 DOCUMENTED = [path for path in LEAVES if path[0] != "loss" or len(path) == 1]
 
 
-def test_the_shipped_quick_start_is_the_default_config():
-    shipped_config = load(None)
+def test_quick_scratch_is_the_default_config():
+    shipped_config = load(shipped("presets/quick-scratch.yaml"))
     for path in LEAVES:
         assert at(shipped_config, path) == at(RunConfig(), path), dotted(path)
     assert shipped_config == RunConfig()
 
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=dotted)
-def test_the_shipped_quick_start_documents_every_key(path):
-    written = yaml.safe_load(shipped("presets/quickstart.yaml").read_text(encoding="utf-8"))
+def test_quick_scratch_documents_every_key(path):
+    written = yaml.safe_load(shipped("presets/quick-scratch.yaml").read_text(encoding="utf-8"))
     assert path[-1] in at(written, path[:-1])
 
 
-def test_the_shipped_quick_start_names_every_kind_of_term():
+def test_quick_scratch_names_every_kind_of_term():
     kinds = [get_args(get_type_hints(one)["kind"]) for one in get_args(get_args(Term)[0])]
-    text = shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
+    text = shipped("presets/quick-scratch.yaml").read_text(encoding="utf-8")
     section = text[text.index("\nloss:") : text.index("\noptimizer:")]
     named = set(section.replace(",", " ").split())
     assert {kind for several in kinds for kind in several} - named == set()
 
 
-def test_the_shipped_quick_start_is_mostly_explained_by_comments():
-    text = shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
+def test_quick_scratch_is_mostly_explained_by_comments():
+    text = shipped("presets/quick-scratch.yaml").read_text(encoding="utf-8")
     assert sum("#" in line for line in text.splitlines()) > len(DOCUMENTED) / 2
 
 

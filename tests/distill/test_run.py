@@ -17,7 +17,14 @@ from audit import strict_yaml
 from audit.attest import digest, tree_digest
 from audit.errors import BudgetError, EndpointError
 from audit.question import EndpointConfig
-from distill.config import EvaluateConfig, OptimizerConfig, RunConfig, SignalConfig, TrainConfig
+from distill.config import (
+    AnswersConfig,
+    EvaluateConfig,
+    OptimizerConfig,
+    RunConfig,
+    SignalConfig,
+    TrainConfig,
+)
 from distill.errors import MismatchError
 from distill.loss.objective import (
     ChunkLikelihood,
@@ -95,6 +102,14 @@ def test_a_control_reads_the_signals_its_student_read(tmp_path):
     elsewhere = replace(STUDENT, signal=SignalConfig(path="signals/of/both"))
     made = control_of(finished(elsewhere, tmp_path / "run"), seed=4)
     assert made.signal == elsewhere.signal
+
+
+def test_a_control_reads_nothing_that_a_teacher_on_disk_wrote(tmp_path):
+    (teacher,) = STUDENT.teachers
+    writing = replace(teacher, answers=AnswersConfig(prompts="prompts"))
+    made = control_of(finished(replace(STUDENT, teachers=(writing,)), tmp_path / "run"), seed=4)
+    assert made.teachers == STUDENT.teachers
+    assert not made.is_taught
 
 
 def test_a_control_of_a_control_or_with_its_students_seed_is_refused(tmp_path):
@@ -364,10 +379,10 @@ def test_a_finished_run_is_not_touched_and_its_teachers_are_not_asked(finished_r
 
 
 @pytest.mark.parametrize("name", ["served, text", "served, top_logprobs"])
-def test_a_run_whose_teachers_wrote_has_no_control(finished_runs, name):
+def test_a_run_whose_served_teachers_wrote_has_no_control(finished_runs, name):
     _, out = finished_runs(name)
     assert json.loads((out / "manifest.json").read_text())["run"]["role"] == "student"
-    with pytest.raises(MismatchError, match="learnt from text that a teacher wrote"):
+    with pytest.raises(MismatchError, match="learnt from text that a served teacher wrote"):
         control_of(out, seed=1)
 
 

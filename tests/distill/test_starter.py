@@ -30,10 +30,10 @@ def section(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_file_has_the_student_it_was_asked_for_and_the_quick_starts_rest(name):
+def test_a_run_file_has_the_student_it_was_asked_for_and_the_defaults_else(name):
     config = read(starter.run_file(name))
     assert config.student == presets()[name]
-    assert replace(config, student=presets()["quickstart"]) == load(None)
+    assert replace(config, student=presets()["quick-scratch"]) == RunConfig()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,21 +46,23 @@ def test_every_key_of_the_student_is_written_out(name):
 def test_a_run_file_explains_its_keys_and_stays_readable(name):
     lines = section(starter.run_file(name))
     assert sum("#" in line for line in lines) > len(lines) / 3
-    assert max(map(len, lines)) <= 100 or name == "quickstart"
+    assert max(map(len, lines)) <= 100 or name == "quick-scratch"
     assert all(line.startswith("  ") for line in lines)
     assert any(line == "  rms_norm_eps: 1e-6" for line in lines)
     keys = [line for line in lines if re.match(r"  \w+: ", line)]
     assert len(keys) == len(presets()[name].__dataclass_fields__)
 
 
-def test_the_quick_start_is_the_shipped_file_itself():
-    text = shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
-    assert starter.run_file() == starter.run_file("quickstart") == text
+@pytest.mark.parametrize("name", ["quickstart", "quick-scratch"])
+def test_the_quick_ones_are_the_shipped_files_themselves(name):
+    text = shipped(f"presets/{name}.yaml").read_text(encoding="utf-8")
+    assert starter.run_file(name) == text
+    assert (starter.run_file() == text) == (name == "quickstart")
 
 
 def test_the_shipped_section_of_the_other_family_is_a_student_too():
     text = shipped("presets/student-v4.yaml").read_text(encoding="utf-8")
-    assert read(text).student == presets()["v4-quickstart"]
+    assert read(text).student == presets()["v4-quick-scratch"]
 
 
 def test_a_run_file_says_first_how_large_its_student_is():
@@ -78,7 +80,7 @@ def test_a_run_file_says_first_how_large_its_student_is():
 def test_what_a_laptop_holds_is_not_warned_of():
     fits = [name for name in NAMES if starter.too_large(name) is None]
     assert set(fits) == {
-        "tiny", "v4-tiny", "quickstart", "v4-quickstart", "mla-0.1b", "v4-0.1b",
+        "tiny", "v4-tiny", "quick-scratch", "v4-quick-scratch", "mla-0.1b", "v4-0.1b",
     }  # fmt: skip
     for name in NAMES:
         assert ("than a laptop has" in starter.run_file(name)) == (name not in fits)
@@ -151,10 +153,15 @@ def test_memory_is_said_in_the_unit_that_fits():
     assert starter.memory(2**40) == "1.00 TiB"
 
 
-def test_the_inherited_run_file_is_whole_and_says_so():
-    config = read(starter.run_file("inherited"))
+def test_the_quick_start_inherits_and_learns_from_text_and_from_its_teachers_chats():
+    config = read(starter.run_file("quickstart"))
+    assert config == load(None)
     assert config.student == InheritConfig(init="teacher")
     assert config.signal.mode == "hidden" and config.train.bias_update_speed == 0
-    assert starter.too_large("inherited") is None
-    written = yaml.safe_load(starter.run_file("inherited"))["student"]
+    (teacher,) = config.teachers
+    assert replace(teacher, answers=None) == RunConfig().teachers[0]
+    assert (teacher.answers.prompts, teacher.answers.form) == ("prompts", "chat")
+    assert config.text.most_tokens == config.train.steps * config.train.batch_size * 256 // 2
+    assert starter.too_large("quickstart") is None
+    written = yaml.safe_load(starter.run_file("quickstart"))["student"]
     assert set(written) == set(InheritConfig.__dataclass_fields__)

@@ -22,7 +22,7 @@ def ratios(config: V4Config) -> list[int]:
 
 
 def test_the_names_are_these():
-    small = ["tiny", "quickstart", "v4-tiny", "v4-quickstart"]
+    small = ["tiny", "quick-scratch", "v4-tiny", "v4-quick-scratch"]
     ladders = [f"{family}-{size}" for family in ("mla", "v4") for size in LADDERS]
     assert set(presets()) == {*small, "v3", "flash", "pro", *ladders}
 
@@ -158,16 +158,16 @@ def test_v3_is_as_published():
     }
 
 
-def test_tiny_and_quickstart_are_what_they_were_when_runs_were_recorded():
-    tiny, quickstart = presets()["tiny"], presets()["quickstart"]
+def test_tiny_and_quick_scratch_are_what_they_were_when_runs_were_recorded():
+    tiny, scratch = presets()["tiny"], presets()["quick-scratch"]
     assert count_parameters(tiny, 300) == (39_248, 26_608, 0)
-    assert count_parameters(quickstart, 49_152) == (29_139_968, 14_787_840, 0)
+    assert count_parameters(scratch, 49_152) == (29_139_968, 14_787_840, 0)
     assert (tiny.num_layers, tiny.num_heads, tiny.max_position_embeddings) == (2, 2, 256)
-    assert (quickstart.num_layers, quickstart.num_heads) == (4, 4)
+    assert (scratch.num_layers, scratch.num_heads) == (4, 4)
 
 
 def test_v4_quickstart_is_about_as_large_as_quickstart():
-    mla, v4 = (presets()[name] for name in ("quickstart", "v4-quickstart"))
+    mla, v4 = (presets()[name] for name in ("quick-scratch", "v4-quick-scratch"))
     one, other = count_parameters(mla, 49_152), count_parameters(v4, 49_152)
     assert other.total + other.mtp == pytest.approx(one.total, rel=0.05)
     assert other.active == pytest.approx(one.active, rel=0.05)

@@ -23,7 +23,7 @@ from distill.teachers import served as served_module
 from distill.teachers.endpoint import Answer, EndpointTeacher
 from distill.teachers.local import LocalTeacher, write
 from distill.teachers.served import turn
-from distill.text import chat
+from distill.text import chat, sources
 from distill.text.sources import Document
 from tests.fakes import askers
 from tests.fakes.dialects import Behaviour
@@ -92,6 +92,16 @@ def test_a_reference_is_needed_where_answers_are_checked_and_nowhere_else(place)
     checked = RejectionConfig(checkers=(Anything(), Same(kind="exact")))
     with pytest.raises(InputError, match="needs a text under 'prompt' and one under 'answer'"):
         questions(answers(place / "prompts.jsonl", select=checked))
+
+
+def test_the_shipped_seeds_can_be_asked_but_for_those_that_are_held_out():
+    seeds = sources.load(["prompts"])
+    asked = questions(answers("prompts"), seeds[:5])
+    assert [one.prompt for one in asked] == [document.text for document in seeds[5:]]
+    with pytest.raises(InputError, match="every prompt is held out; lower text.held_out"):
+        questions(answers("prompts"), seeds)
+    few = questions(answers("prompts", most_prompts=3))
+    assert [one.prompt for one in few] == [seeds[place].text for place in (0, 120, 239)]
 
 
 # A teacher on disk.

@@ -1,6 +1,7 @@
 """Text becomes windows without losing, inventing or leaking a token."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from distill.errors import InputError
 from distill.teachers.local import LocalTeacher
 from distill.text import chat, sources
-from distill.text.corpus import Windows, evenly, pack, passages, split, text_digest
+from distill.text.corpus import Windows, at_most, evenly, pack, passages, split, text_digest
 from distill.text.sources import Document
 from student.documents import Documents
 from student.vocabulary import Vocabulary
@@ -302,6 +303,27 @@ def test_evenly_chosen_places_are_different_and_in_range(count, limit):
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     assert chosen[0] == 0
     assert chosen[-1] == (count - 1 if limit > 1 else 0)
+
+
+def tokens_of(documents: list[Document], tokenizer) -> list[int]:
+    texts = [document.text for document in documents]
+    return [1 + len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def test_of_each_source_at_most_so_many_tokens_are_kept_and_their_order_stays(tokenizer):
+    few = [replace(one, id=f"few/{n}") for n, one in enumerate(documents(2))]
+    everything = [*documents(30), *few]
+    kept = at_most(everything, tokenizer, 1000)
+    assert [one for one in everything if one in kept] == kept
+    assert kept[-2:] == few  # which hold fewer
+    longest = max(tokens_of(documents(30), tokenizer))
+    assert 1000 - longest <= sum(tokens_of(kept[:-2], tokenizer)) <= 1000
+    assert at_most(everything[::-1], tokenizer, 1000) == kept[::-1]
+
+
+def test_a_source_whose_documents_are_all_longer_keeps_one(tokenizer):
+    assert len(at_most(documents(9), tokenizer, 1)) == 1
+    assert at_most(documents(9), tokenizer, 10_000) == documents(9)
 
 
 def test_passages_are_consecutive_pieces_of_held_out_documents(tmp_path, tokenizer):
