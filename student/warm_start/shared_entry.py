@@ -10,8 +10,8 @@ gives it back.
 With as many pads as the input has values they are exact: for rows R that make a query of the
 input, the root of `1 - R^T R`, with R scaled to a largest singular value of 1. No pad is then
 larger than what the longest query is made of, so training finds nothing that drowns the rest. With
-fewer, half of them are the input's principal directions and half a random sketch of all others,
-each weighted so that the norms of a text differ least.
+fewer, some of them see the root along the input's principal directions and some along a random
+sketch of all others, each weighted so that the norms of a text differ least.
 
 Shapes: N tokens, D hidden size, H query heads, G key-value heads, V values of a head, F of the
 shared entry, P pads, E rows that a norm sees.
@@ -32,8 +32,7 @@ BIASED = (
     "the teacher's attention has biases, which have no place in v4: its queries and its one entry "
     "are linear in the input and normalised; the mla family has room for them."
 )
-_CEILING = 0.3  # of the longest query's square: what few pads fill up to
-_ROOM = 2.0  # at the least, over the mean of the squares
+_CEILINGS = (0.25, 1.0)  # from the mean square to the longest: what few pads may fill up to
 _RIDGE = 1e-3  # of each weight's own moment
 _ROUNDS = 8
 
@@ -158,21 +157,23 @@ class _Pads:
 
 
 def _pads(unit_ND: torch.Tensor, count: int, seed: int) -> _Pads:
-    """Choose directions: half principal ones, half random ones of the space that is left.
+    """Choose directions: principal ones, and random ones of the space that is left.
 
     Principal ones alone leave out what differs most from token to token, a sketch alone hits large
-    directions too roughly.
+    directions too roughly. Of few pads half are principal, of nearly enough nearly all.
     """
     size = unit_ND.shape[1]
     if count >= size:
         return _Pads(count=count, direction_PD=None)
     vector_DD = torch.linalg.eigh(product(unit_ND, unit_ND)).eigenvectors.flip(1)
-    principal = count // 2
+    principal = count * (size + count) // (2 * size)
     generator = torch.Generator().manual_seed(seed)
     mixed = torch.randn(
         size - principal, count - principal, generator=generator, dtype=torch.float64
     )
     sketch_DP = vector_DD[:, principal:] @ torch.linalg.qr(mixed).Q
+    # A sketch of fewer directions than there are finds so much less of them.
+    sketch_DP *= math.sqrt((size - principal) / (count - principal))
     direction_PD = torch.cat((vector_DD[:, :principal], sketch_DP), 1).T
     return _Pads(count=count, direction_PD=direction_PD)
 
@@ -223,20 +224,8 @@ def _normed(
     """
     longest = float(torch.linalg.matrix_norm(row_HED, ord=2).max().clamp_min(1e-30))
     row_HED = row_HED / longest
-    square_N, found = x_ND.square().sum(1), []
-    if pads.direction_PD is None:
-        ceiling = 1.0
-        for row_ED in row_HED:
-            found.append((_complement(row_ED, pads.count), square_N))
-    else:
-        asks_HN = torch.stack([_squares(x_ND, row_ED) for row_ED in row_HED])
-        pad_NP = (x_ND.float() @ pads.direction_PD.float().T).square().double()
-        most = float(asks_HN.mean(1).max() / square_N.mean())
-        ceiling = min(1.0, max(_CEILING, _ROOM * most))
-        for ask_N in asks_HN:
-            weight_P = _fitted(pad_NP, ceiling * square_N - ask_N)
-            pad_PD = weight_P.sqrt()[:, None] * pads.direction_PD
-            found.append((pad_PD, ask_N + pad_NP @ weight_P))
+    square_N = x_ND.square().sum(1)
+    ceiling, found = _filled(row_HED, x_ND, pads)
     scale = math.sqrt(shape.head_dim / (ceiling * float(square_N.mean())))
     divided_HN = torch.stack(
         [(scale**2 / shape.head_dim * total_N + shape.eps).sqrt() for _, total_N in found]
@@ -255,29 +244,67 @@ def _normed(
     )
 
 
-def _complement(row_ED: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the symmetric root of `1 - R^T R`, and rows of zeros after it, `[P, D]`."""
+def _filled(
+    row_HED: torch.Tensor, x_ND: torch.Tensor, pads: _Pads
+) -> tuple[float, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Return what the squares are filled up to, a share of the input's own, and pads that do it.
+
+    Low, few pads do it with least, but the longest queries stand out above it; high, pads are
+    large, which training suffers from, and so is taken where it is far better alone.
+
+    Returns:
+        ceiling: the share.
+        found: a head each, pads `[P, D]` and the squares they make with the rows, `[N]`.
+    """
+    square_N = x_ND.square().sum(1)
+    if pads.direction_PD is None:
+        return 1.0, [(_padded(_root(row_ED, 1.0), pads.count), square_N) for row_ED in row_HED]
+    ask_HN = torch.stack([_seen(x_ND, row_ED).sum(1) for row_ED in row_HED])
+    most = float(ask_HN.mean(1).max() / square_N.mean())
+    tried = []
+    for share in _CEILINGS:
+        ceiling = most + share * (1 - most)
+        found = []
+        for row_ED, ask_N in zip(row_HED, ask_HN, strict=True):
+            pad_PD = pads.direction_PD @ _root(row_ED, ceiling)
+            fills_NP = _seen(x_ND, pad_PD)
+            weight_P = _fitted(fills_NP, ceiling * square_N - ask_N)
+            found.append((weight_P.sqrt()[:, None] * pad_PD, ask_N + fills_NP @ weight_P))
+        error = sum(float((total_N / square_N).var()) for _, total_N in found) / ceiling**2
+        tried.append((error, ceiling, found))
+    low, high = tried
+    _, ceiling, found = high if high[0] < low[0] / 2 else low
+    return ceiling, found
+
+
+def _root(row_ED: torch.Tensor, ceiling: float) -> torch.Tensor:
+    """Return the symmetric root of `ceiling - R^T R`, less what of it is negative, `[D, D]`."""
     size = row_ED.shape[1]
     _, value_E, vector_ED = torch.linalg.svd(row_ED, full_matrices=False)
-    missing_E = 1 - (1 - value_E.square()).clamp_min(0).sqrt()
-    pad_PD = torch.zeros(count, size, dtype=row_ED.dtype)
-    pad_PD[:size] = torch.eye(size) - vector_ED.T @ (missing_E[:, None] * vector_ED)
-    return pad_PD
+    missing_E = math.sqrt(ceiling) - (ceiling - value_E.square()).clamp_min(0).sqrt()
+    whole_DD = math.sqrt(ceiling) * torch.eye(size, dtype=row_ED.dtype)
+    return whole_DD - vector_ED.T @ (missing_E[:, None] * vector_ED)
 
 
-def _squares(x_ND: torch.Tensor, row_ED: torch.Tensor) -> torch.Tensor:
-    return (x_ND.float() @ row_ED.float().T).square().sum(1).double()
+def _padded(pad_DD: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.cat((pad_DD, pad_DD.new_zeros(count - len(pad_DD), pad_DD.shape[1])))
 
 
-def _fitted(pad_NP: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
-    """Return weights from 0 on with which squares of pads add up to `wanted_N`, nearly.
+def _seen(x_ND: torch.Tensor, row_ED: torch.Tensor) -> torch.Tensor:
+    """Return the squares of what rows make of inputs, `[N, E]`."""
+    return (x_ND.float() @ row_ED.float().T).square().double()
+
+
+def _fitted(fills_NP: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
+    """Return weights from 0 on, 1 or near it, with which squares of pads are nearly `wanted_N`.
 
     Least squares; whatever would be negative is left out and the rest solved for again. At last
     the mean is made right, so that all heads of a group are restored by one number.
     """
-    moment_PP, asked_P = pad_NP.T @ pad_NP, pad_NP.T @ wanted_N
-    moment_PP.diagonal().mul_(1 + _RIDGE)
-    moment_PP.diagonal().add_(1e-30)
+    moment_PP = fills_NP.T @ fills_NP
+    held_P = _RIDGE * moment_PP.diagonal() + 1e-30
+    asked_P = fills_NP.T @ wanted_N + held_P
+    moment_PP.diagonal().add_(held_P)
     weight_P = torch.zeros_like(asked_P)
     kept_P = torch.ones_like(asked_P, dtype=torch.bool)
     for _ in range(_ROUNDS):
@@ -287,8 +314,8 @@ def _fitted(pad_NP: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
             break
         kept_P = weight_P > 0
     weight_P.clamp_min_(0)
-    mean = float((pad_NP @ weight_P).mean())
-    return weight_P * (float(wanted_N.mean()) / mean if mean > 0 else 1.0)
+    mean = float((fills_NP @ weight_P).mean())
+    return weight_P * (max(float(wanted_N.mean()), 0.0) / mean if mean > 0 else 1.0)
 
 
 # The entry
