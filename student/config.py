@@ -142,7 +142,7 @@ class MLAConfig:
         """
         _check_fields(self)
         _check_rotary(self.qk_rope_head_dim)
-        self._check_frequencies()
+        _check_frequencies(self.rope_frequencies, self.qk_rope_head_dim, self.yarn)
         _check_top_k(self.num_experts_per_token, self.num_routed_experts)
         if self.num_dense_layers > self.num_layers:
             raise ConfigError(
@@ -171,20 +171,6 @@ class MLAConfig:
                 f"num_groups_per_token ({self.num_groups_per_token}) groups hold only "
                 f"{self.num_groups_per_token * within} experts."
             )
-
-    def _check_frequencies(self) -> None:
-        if self.rope_frequencies is None:
-            return
-        for frequency in self.rope_frequencies:
-            _check_number("rope_frequencies", frequency, float, Gt(0))
-        pairs = self.qk_rope_head_dim // 2
-        if len(self.rope_frequencies) != pairs:
-            raise ConfigError(
-                f"rope_frequencies has {len(self.rope_frequencies)} numbers; qk_rope_head_dim "
-                f"({self.qk_rope_head_dim}) has {pairs} pairs, so give one for each."
-            )
-        if self.yarn is not None:
-            raise ConfigError("rope_frequencies and yarn are both set; keep one of them.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +213,7 @@ class V4Config:
     rope_theta: Base = 10_000.0
     compress_rope_theta: Base = 160_000.0
     yarn: Yarn | None = None
+    rope_frequencies: tuple[float, ...] | None = None  # as in mla; of tokens and entries alike
     rms_norm_eps: PositiveFloat = 1e-6
     initializer_range: PositiveFloat = 0.02  # of most matrices; see student.beginning.deviation
     tie_word_embeddings: bool = False
@@ -239,6 +226,7 @@ class V4Config:
         """
         _check_fields(self)
         _check_rotary(self.qk_rope_head_dim)
+        _check_frequencies(self.rope_frequencies, self.qk_rope_head_dim, self.yarn)
         _check_top_k(self.num_experts_per_token, self.num_routed_experts)
         known = get_args(LayerType)
         if not self.layer_types:
@@ -370,6 +358,21 @@ def _check_rotary(width: int) -> None:
         raise ConfigError(
             f"qk_rope_head_dim is {width}; rotary dimensions come in pairs, so make it even."
         )
+
+
+def _check_frequencies(listed: tuple[float, ...] | None, width: int, yarn: Yarn | None) -> None:
+    if listed is None:
+        return
+    for frequency in listed:
+        _check_number("rope_frequencies", frequency, float, Gt(0))
+    pairs = width // 2
+    if len(listed) != pairs:
+        raise ConfigError(
+            f"rope_frequencies has {len(listed)} numbers; qk_rope_head_dim ({width}) has {pairs} "
+            "pairs, so give one for each."
+        )
+    if yarn is not None:
+        raise ConfigError("rope_frequencies and yarn are both set; keep one of them.")
 
 
 def _check_top_k(chosen: int, experts: int) -> None:

@@ -471,10 +471,12 @@ def _predictors(config: MLAConfig | V4Config, vocab_size: int) -> Iterator[nn.Mo
 
 def _frequencies(config: MLAConfig | V4Config) -> dict[str, torch.Tensor]:
     """Return the rotary frequencies; in v4 only layers with entries are stretched."""
-    width = config.qk_rope_head_dim
+    width, names = config.qk_rope_head_dim, ["main_R"]
+    if isinstance(config, V4Config):
+        names.append("compress_R")
+    if config.rope_frequencies is not None:
+        return {n: torch.tensor(config.rope_frequencies, dtype=torch.float32) for n in names}
     if isinstance(config, MLAConfig):
-        if config.rope_frequencies is not None:
-            return {"main_R": torch.tensor(config.rope_frequencies, dtype=torch.float32)}
         return {"main_R": frequencies(width, config.rope_theta, config.yarn)}
     return {
         "main_R": frequencies(width, config.rope_theta, None),

@@ -28,6 +28,7 @@ from student.released_fields import (
 from student.released_layers import layer_fields, layers_of
 from student.released_rotary import (
     listed_frequencies,
+    listed_twice,
     mla_rotary,
     scaling,
     share,
@@ -87,16 +88,23 @@ def config_json(
 
 def _stretching(config: MLAConfig | V4Config, layout: Layout) -> dict[str, Any] | None:
     if isinstance(config, MLAConfig) and config.rope_frequencies is not None:
-        return listed_frequencies(config)
+        return listed_frequencies(config, config.rope_theta)
     return scaling(config.yarn, layout)
 
 
 def _v4_fields(config: V4Config) -> dict[str, Any]:
-    return layer_fields(config) | {
-        "num_key_value_heads": 1,
-        "compress_rope_theta": config.compress_rope_theta,
-        "partial_rotary_factor": share(config.qk_rope_head_dim, config.head_dim),
-    }
+    listed = {}
+    if config.rope_frequencies is not None:
+        listed = {"rope_parameters": listed_twice(config)}
+    return (
+        layer_fields(config)
+        | listed
+        | {
+            "num_key_value_heads": 1,
+            "compress_rope_theta": config.compress_rope_theta,
+            "partial_rotary_factor": share(config.qk_rope_head_dim, config.head_dim),
+        }
+    )
 
 
 # In

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from student.config import MLAConfig, Yarn
+from student.config import MLAConfig, V4Config, Yarn
 from student.errors import WeightsError
 from student.released_fields import (
     MLA,
@@ -38,14 +38,14 @@ ROPE_LISTED = ROPE_PLAIN | set(
 # Out
 
 
-def listed_frequencies(config: MLAConfig) -> dict[str, Any]:
-    """Return `rope_scaling` of a student with frequencies of its own.
+def listed_frequencies(config: MLAConfig | V4Config, theta: float) -> dict[str, Any]:
+    """Return `rope_scaling` of a student with frequencies of its own, in relation to a base.
 
     LongRoPE's layout (Ding et al., arXiv 2402.13753) is the only one of transformers' that takes a
     number for every pair; the two lists, of short and of long contexts, are the same here.
     """
     assert config.rope_frequencies is not None
-    width, theta = config.qk_rope_head_dim, config.rope_theta
+    width = config.qk_rope_head_dim
     factors = [
         theta ** (-2 * pair / width) / frequency
         for pair, frequency in enumerate(config.rope_frequencies)
@@ -57,6 +57,19 @@ def listed_frequencies(config: MLAConfig) -> dict[str, Any]:
         "factor": 1.0,
         "attention_factor": 1.0,
         "original_max_position_embeddings": config.max_position_embeddings,
+    }
+
+
+def listed_twice(config: V4Config) -> dict[str, Any]:
+    """Return `rope_parameters` of a V4 student with frequencies of its own.
+
+    A flat dict would stretch layers with entries alone, so both kinds of layers are named.
+    """
+    part = {"partial_rotary_factor": share(config.qk_rope_head_dim, config.head_dim)}
+    thetas = {"main": config.rope_theta, "compress": config.compress_rope_theta}
+    return {
+        name: listed_frequencies(config, theta) | part | {"rope_theta": theta}
+        for name, theta in thetas.items()
     }
 
 
@@ -98,7 +111,7 @@ def mla_rotary(fields: Fields) -> dict[str, Any]:
 
 
 def v4_rotary(fields: Fields, rotated: Any, head_dim: Any) -> dict[str, Any]:
-    """Return `rope_theta`, `compress_rope_theta` and `yarn` of a V4 student.
+    """Return `rope_theta`, `compress_rope_theta` and `yarn` or frequencies of a V4 student.
 
     `rotated` of `head_dim` dimensions are turned, so a share that is said must say the same.
     """
@@ -107,16 +120,21 @@ def v4_rotary(fields: Fields, rotated: Any, head_dim: Any) -> dict[str, Any]:
     # In a flat dict the base is the plain one; layers with entries have a field for theirs.
     main = pairs(rope, "main") or {} if nested else {}
     compress = pairs(rope, "compress") or {} if nested else rope
-    if _yarn(main, V4) is not None:
-        raise refused(main, "rope_type", "only layers with compressed entries are stretched")
     for part in (fields, main, compress):
         _check_share(part, rotated, head_dim)
     plain, own = (main, compress) if nested else (rope, {})
-    return {
-        "rope_theta": _agreed("rope_theta", plain, fields),
-        "compress_rope_theta": _agreed("rope_theta", own, fields, "compress_rope_theta"),
-        "yarn": _yarn(compress, V4),
-    }
+    theta = _agreed("rope_theta", plain, fields)
+    own_theta = _agreed("rope_theta", own, fields, "compress_rope_theta")
+    bases = {"rope_theta": theta, "compress_rope_theta": own_theta}
+    if _kind(main) == _kind(compress) == "longrope":
+        frequencies = _listed(main, theta)
+        if _listed(compress, own_theta) != frequencies:
+            rule = "layers with and without compressed entries turn by the same frequencies"
+            raise refused(compress, "short_factor", rule)
+        return bases | {"rope_frequencies": frequencies}
+    if _yarn(main, V4) is not None:
+        raise refused(main, "rope_type", "only layers with compressed entries are stretched")
+    return bases | {"yarn": _yarn(compress, V4)}
 
 
 def _check_share(fields: Fields, part: Any, of: Any) -> None:
@@ -182,7 +200,8 @@ def _yarn(rope: Fields, layout: Layout) -> Yarn | None:
     kind = _kind(rope)
     if kind not in ("default", "yarn"):
         said = "rope_type" if "rope_type" in rope else "type"
-        built = "default, yarn and longrope" if layout is MLA else "default and yarn"
+        in_both = "" if layout is MLA else " (of main and compress alike)"
+        built = f"default, yarn and longrope{in_both}"
         raise refused(rope, said, f"no rotary positions but {built} are built")
     _check_known(rope, kind, ROPE_YARN if kind == "yarn" else ROPE_PLAIN)
     if kind == "default":

@@ -1,7 +1,8 @@
-"""A dense teacher's weights in a student of the mla family: the exact map, and what is cut of it.
+"""A dense teacher's weights in a student of either family: the exact map, and what is cut of it.
 
-Read this first. `dense` reads the teacher, `calibration` what its layers see, `slots` and `latent`
-make its attention latent.
+Read this first. `dense` reads the teacher, `calibration` what its layers see. For mla, `slots` and
+`latent` make its attention latent; for v4, `shared_entry` gives all heads one key and value and
+`residual` makes its one residual several streams.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,25 @@ from typing import Any
 
 import torch
 
-from student.config import InheritConfig, MLAConfig
+from student.config import InheritConfig, LayerType, MLAConfig, V4Config
 from student.errors import WarmStartError
 from student.model import Student
 from student.vocabulary import Vocabulary
-from student.warm_start import calibration, depth, experts, latent, slots
+from student.warm_start import (
+    calibration,
+    depth,
+    experts,
+    latent,
+    residual,
+    shared_entry,
+    slots,
+)
 from student.warm_start.calibration import Seen
 from student.warm_start.dense import Dense, Numbers
 from student.warm_start.experts import Carving
 
 SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights
+LIMIT = 6e4  # of SwiGLU's factors in v4: what clamps nothing, and is a number in every dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,11 +95,13 @@ class Begun:
         student: on the CPU, in float32.
         seen: what its layers should make of the text, those that were dropped left out.
         loads: a mixture layer each, `[E]`, load of its experts relative to an even share.
+        fluctuations: a layer each in v4, what pads leave to the norms; see `shared_entry.Shared`.
     """
 
     student: Student
     seen: Seen
     loads: tuple[torch.Tensor, ...]
+    fluctuations: tuple[float, ...] = ()
 
 
 @torch.no_grad()
@@ -114,13 +126,8 @@ def inherit(
         WarmStartError: the plan is wider than the teacher, or the vocabulary another.
     """
     require_plan(dense.numbers, plan)
-    if vocabulary.size != len(dense.embed_VD):
-        raise WarmStartError(
-            f"the student has {vocabulary.size:,} tokens and the teacher {len(dense.embed_VD):,}; "
-            "weights can be inherited with the teacher's own vocabulary alone."
-        )
-    if plan.layers is not None and plan.layers < dense.numbers.layers:
-        dense, seen = depth.prune(dense, seen, plan.layers)
+    _require_vocabulary(dense, vocabulary)
+    dense, seen = _pruned(dense, seen, plan.layers)
     weights, mixings = [], []
     for number, layer in enumerate(dense.layers):
         x_ND = seen.attention(dense, number)
@@ -135,11 +142,7 @@ def inherit(
     )
     # As they are turned by, in float32.
     frequencies = tuple(float(dense.frequency_P[slot.pair].float()) for slot in chosen)
-    student = Student.build(config_of(dense.numbers, plan, frequencies), vocabulary)
-    state = {"embed.weight": dense.embed_VD, "norm.weight": dense.norm_D}
-    if dense.head_VD is not None:
-        state["head.weight"] = dense.head_VD
-    loads = []
+    state, loads = _ends(dense), []
     for number, (layer, mixed, weight_N) in enumerate(
         zip(dense.layers, mixings, weights, strict=True)
     ):
@@ -159,9 +162,36 @@ def inherit(
             loads.append(carved.load_E)
             state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
         tell(number + 1, len(dense.layers))
-    student.load_state_dict({name: weight.float() for name, weight in state.items()})
-    student.eval()
+    student = _student(config_of(dense.numbers, plan, frequencies), vocabulary, state)
     return Begun(student=student, seen=seen, loads=tuple(loads))
+
+
+def _require_vocabulary(dense: Dense, vocabulary: Vocabulary) -> None:
+    if vocabulary.size != len(dense.embed_VD):
+        raise WarmStartError(
+            f"the student has {vocabulary.size:,} tokens and the teacher {len(dense.embed_VD):,}; "
+            "weights can be inherited with the teacher's own vocabulary alone."
+        )
+
+
+def _pruned(dense: Dense, seen: Seen, layers: int | None) -> tuple[Dense, Seen]:
+    if layers is None or layers >= dense.numbers.layers:
+        return dense, seen
+    return depth.prune(dense, seen, layers)
+
+
+def _ends(dense: Dense) -> dict[str, torch.Tensor]:
+    """Return what stands before and after all layers, by the names of `student.model.Student`."""
+    state = {"embed.weight": dense.embed_VD, "norm.weight": dense.norm_D}
+    return state if dense.head_VD is None else state | {"head.weight": dense.head_VD}
+
+
+def _student(
+    config: MLAConfig | V4Config, vocabulary: Vocabulary, state: dict[str, torch.Tensor]
+) -> Student:
+    student = Student.build(config, vocabulary)
+    student.load_state_dict({name: weight.float() for name, weight in state.items()})
+    return student.eval()
 
 
 def require_plan(size: Numbers, plan: Plan) -> None:
@@ -182,13 +212,20 @@ def require_plan(size: Numbers, plan: Plan) -> None:
             f"latent is {plan.latent}; beside {plan.rotary} rotary values it must be from 2 to "
             f"{widest}, what is left of the teacher's keys and values and one constant."
         )
-    if plan.positions is not None and plan.positions > size.max_positions:
+    _require_positions(size, plan.positions)
+    if plan.carving is not None:
+        _require_parts(size, plan.carving)
+
+
+def _require_positions(size: Numbers, positions: int | None) -> None:
+    if positions is not None and positions > size.max_positions:
         raise WarmStartError(
-            f"max_position_embeddings is {plan.positions}, more than the teacher's "
+            f"max_position_embeddings is {positions}, more than the teacher's "
             f"({size.max_positions}); choose at most that."
         )
-    if (how := plan.carving) is None:
-        return
+
+
+def _require_parts(size: Numbers, how: Carving) -> None:
     parts, inner = how.shared + how.routed, size.intermediate_size
     if inner % parts:
         raise WarmStartError(
@@ -226,4 +263,141 @@ def config_of(size: Numbers, plan: Plan, frequencies: tuple[float, ...] | None) 
         rms_norm_eps=size.eps,
         tie_word_embeddings=size.tied,
         **mixture,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class V4Plan:
+    """How a teacher is to become a student of the v4 family.
+
+    Attributes:
+        carving: of feed-forward layers; v4 has no dense ones, and one shared part.
+        head_dim: of queries and the shared entry; None for `shared_entry.exact_width`.
+        sliding_window: tokens attended to; None for all of the context.
+        noise: of hyper-connections, which parts the streams; see `residual.plain`.
+        layers: that are kept; None for all.
+        positions: tokens of context; None for the teacher's.
+    """
+
+    carving: Carving
+    head_dim: int | None = None
+    sliding_window: int | None = None
+    noise: float = 0.0
+    layers: int | None = None
+    positions: int | None = None
+
+
+@torch.no_grad()
+def inherit_v4(
+    dense: Dense,
+    seen: Seen,
+    plan: V4Plan,
+    vocabulary: Vocabulary,
+    *,
+    tell: Callable[[int, int], None] = lambda done, layers: None,
+) -> Begun:
+    """Return a student of the v4 family with the teacher's weights.
+
+    Where a window holds the whole text, all experts are asked and heads are as wide as
+    `shared_entry.exact_width` it is its teacher. Compressor, indexer, hash tables and prediction
+    layers have nothing to inherit, so there are none.
+
+    Args:
+        dense: the teacher.
+        seen: what its layers read on some text.
+        plan: how it is to be cut.
+        vocabulary: the teacher's.
+        tell: told after each layer how many are made, of how many.
+
+    Raises:
+        WarmStartError: the plan does not fit the teacher, its attention has biases, or the
+            vocabulary is another.
+    """
+    require_v4_plan(dense.numbers, plan)
+    _require_vocabulary(dense, vocabulary)
+    dense, seen = _pruned(dense, seen, plan.layers)
+    size = dense.numbers
+    # Group after group, as keys stand in the entry; as they are turned by, in float32.
+    frequencies = tuple(dense.frequency_P.float().tolist()) * size.kv_heads
+    config = v4_config_of(size, plan, frequencies)
+    shape = shared_entry.Shape(
+        head_dim=config.head_dim, eps=config.rms_norm_eps, amplitude=dense.amplitude
+    )
+    one_D = torch.ones(size.hidden_size)
+    state, loads, fluctuations = _ends(dense) | residual.plain(config, plan.noise), [], []
+    for number, layer in enumerate(dense.layers):
+        at = f"layers.{number}."
+        unit_ND = calibration.normed(seen.before[number], one_D, size.eps)
+        shared = shared_entry.convert(layer, unit_ND, shape)
+        fluctuations.append(shared.fluctuation)
+        carved = experts.carve(layer, seen.network(dense, number), plan.carving, "v4")
+        loads.append(carved.load_E)
+        state |= {f"{at}attn.{name}": weight for name, weight in shared.weights.items()}
+        state |= {f"{at}ffn.{name}": weight for name, weight in carved.weights.items()}
+        # The weight of the norm before attention is in attention's matrices.
+        state |= {f"{at}attn_norm.weight": one_D, f"{at}ffn_norm.weight": layer.ffn_norm_D}
+        tell(number + 1, len(dense.layers))
+    return Begun(
+        student=_student(config, vocabulary, state),
+        seen=seen,
+        loads=tuple(loads),
+        fluctuations=tuple(fluctuations),
+    )
+
+
+def require_v4_plan(size: Numbers, plan: V4Plan) -> None:
+    """Refuse a plan that no student of this teacher can have.
+
+    Raises:
+        WarmStartError: names what is too wide or too narrow.
+    """
+    if size.biased:
+        raise WarmStartError(shared_entry.BIASED)
+    least, most = size.cache_values + 1, shared_entry.exact_width(size)
+    if plan.head_dim is not None and not least <= plan.head_dim <= most:
+        raise WarmStartError(
+            f"head_dim is {plan.head_dim}; it must be from {least}, the teacher's keys and values "
+            f"and a pad, to {most}, where the map is exact."
+        )
+    _require_positions(size, plan.positions)
+    context = plan.positions or size.max_positions
+    if plan.sliding_window is not None and not 1 <= plan.sliding_window <= context:
+        raise WarmStartError(
+            f"sliding_window is {plan.sliding_window}; it must be from 1 to the {context} tokens "
+            "of context."
+        )
+    if plan.carving.shared != 1:
+        raise WarmStartError(
+            f"experts: shared is {plan.carving.shared}; v4 has one shared expert, so make it 1."
+        )
+    _require_parts(size, plan.carving)
+
+
+def v4_config_of(size: Numbers, plan: V4Plan, frequencies: tuple[float, ...]) -> V4Config:
+    """Return what a v4 student of this teacher and plan is made of."""
+    how, context = plan.carving, plan.positions or size.max_positions
+    window: LayerType = "swa"
+    return V4Config(
+        layer_types=(window,) * (plan.layers or size.layers),
+        hidden_size=size.hidden_size,
+        num_heads=size.heads,
+        head_dim=plan.head_dim or shared_entry.exact_width(size),
+        qk_rope_head_dim=size.cache_values // 2,
+        q_lora_rank=size.hidden_size,
+        o_groups=size.heads,
+        o_lora_rank=size.head_dim,
+        sliding_window=plan.sliding_window or context,
+        num_hash_layers=0,
+        num_routed_experts=how.routed,
+        num_experts_per_token=how.active,
+        moe_intermediate_size=size.intermediate_size // (how.shared + how.routed),
+        routed_scaling_factor=float(how.active),
+        swiglu_limit=LIMIT,
+        num_mtp_layers=0,
+        max_position_embeddings=context,
+        rope_theta=size.rope_theta,
+        compress_rope_theta=size.rope_theta,
+        rope_frequencies=frequencies,
+        rms_norm_eps=size.eps,
+        tie_word_embeddings=size.tied,
     )

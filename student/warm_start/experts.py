@@ -3,14 +3,16 @@
 The neurons that matter most at all times are shared. The rest are dealt to experts of one size by
 what they do at the same tokens, and a linear router is solved for that foretells how much each
 expert adds: CMoE's analytic carving (arXiv 2502.04416, section 3). With all experts asked the map
-is exact up to the router's spread, for sigmoid affinities that are nearly equal are weights that
-are.
+is exact up to the router's spread, for affinities that are nearly equal, sigmoids in mla or roots
+of softplus in v4, are weights that are.
 
 Shapes: N tokens, D hidden size, I inner width of the dense layer, E routed experts, J inner width
 of one, C features that neurons are compared by.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ _SKETCH = 128  # random sums of tokens that stand for all of them when neurons a
 _ROUNDS = 8
 _RIDGE = 1e-2
 _BALANCE_ROUNDS = 200
+
+Family = Literal["mla", "v4"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +59,14 @@ class Carved:
     load_E: torch.Tensor
 
 
-def carve(layer: DenseLayer, x_ND: torch.Tensor, how: Carving) -> Carved:
+def carve(layer: DenseLayer, x_ND: torch.Tensor, how: Carving, family: Family = "mla") -> Carved:
     """Return a mixture of the layer's neurons.
 
     Args:
         layer: the teacher's.
         x_ND: float64, what its network reads.
         how: sizes; `shared + routed` divides the inner width.
+        family: whose affinities the router makes.
     """
     gate_ID, up_ID, down_DI = (w.double() for w in (layer.gate_ID, layer.up_ID, layer.down_DI))
     act_NI = F.silu(x_ND @ gate_ID.T) * (x_ND @ up_ID.T)
@@ -73,8 +78,8 @@ def carve(layer: DenseLayer, x_ND: torch.Tensor, how: Carving) -> Carved:
     adds_NE = torch.stack(
         [(act_NI[:, i_J] @ down_DI[:, i_J].T).norm(dim=1) for i_J in expert_EJ], 1
     )
-    router_ED, bias_E = _router(x_ND, adds_NE, how)
-    load_E = _balance(x_ND, router_ED, bias_E, how)
+    router_ED, bias_E = _router(x_ND, adds_NE, how, _slope(family))
+    load_E = _balance(_affinity(x_ND @ router_ED.T, family), bias_E, how, _slope(family))
     weights = {
         "shared.gate.weight": gate_ID[shared_I],
         "shared.up.weight": up_ID[shared_I],
@@ -120,13 +125,23 @@ def _deal(distance_IE: torch.Tensor, room: int) -> torch.Tensor:
     return label_I
 
 
+def _affinity(logit_NE: torch.Tensor, family: Family) -> torch.Tensor:
+    """Return affinities as `student.moe` makes them."""
+    return torch.sigmoid(logit_NE) if family == "mla" else F.softplus(logit_NE).sqrt()
+
+
+def _slope(family: Family) -> float:
+    """Return by how much an affinity grows with a logit near 0."""
+    return 1 / 4 if family == "mla" else 1 / (4 * math.sqrt(math.log(2)))
+
+
 def _router(
-    x_ND: torch.Tensor, adds_NE: torch.Tensor, how: Carving
+    x_ND: torch.Tensor, adds_NE: torch.Tensor, how: Carving, slope: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight `[E, D]` and bias `[E]` that order experts as a ridge regression of `adds_NE`.
 
-    An affinity is a sigmoid, at logits near 0 a quarter of the logit and a half; so a bias is a
-    quarter of what it would be on the logit.
+    An affinity is, at logits near 0, the slope times the logit and a constant; so a bias is the
+    slope times what it would be on the logit.
     """
     mean_D, mean_E = x_ND.mean(0), adds_NE.mean(0)
     centred_ND = x_ND - mean_D
@@ -135,15 +150,14 @@ def _router(
     weight_ED = torch.linalg.solve(moment_DD, centred_ND.T @ (adds_NE - mean_E)).T
     offset_E = mean_E - weight_ED @ mean_D
     scale = how.spread / float((x_ND @ weight_ED.T + offset_E).std().clamp_min(1e-30))
-    return weight_ED * scale, (offset_E - offset_E.mean()) * scale / 4
+    return weight_ED * scale, (offset_E - offset_E.mean()) * scale * slope
 
 
 def _balance(
-    x_ND: torch.Tensor, router_ED: torch.Tensor, bias_E: torch.Tensor, how: Carving
+    affinity_NE: torch.Tensor, bias_E: torch.Tensor, how: Carving, slope: float
 ) -> torch.Tensor:
     """Move the bias, in place, until no expert serves many more tokens than another."""
-    affinity_NE = torch.sigmoid(x_ND @ router_ED.T)
-    step = how.spread / 4
+    step = how.spread * slope
     for round_ in range(_BALANCE_ROUNDS):
         chosen_NK = (affinity_NE + bias_E).topk(how.active, 1).indices
         load_E = torch.bincount(chosen_NK.flatten(), minlength=how.routed).double()

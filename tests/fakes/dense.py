@@ -1,4 +1,4 @@
-"""Dense teachers of random weights, of every kind that is read, and text for them."""
+"""Dense teachers of random weights, of every kind that is read, text, and what is left of them."""
 
 import torch
 from transformers import (
@@ -11,6 +11,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from distill.loss.divergences import forward_kl
+from student.documents import Documents
+from student.model import Student
 from student.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(size=97, bos=0, eos=1, pad=2)
@@ -69,3 +72,20 @@ def text(windows: int, tokens: int, seed: int = 0) -> torch.Tensor:
     """Return random tokens `[B, S]`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, VOCABULARY.size, (windows, tokens), generator=generator)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel | Student, token_BS: torch.Tensor) -> torch.Tensor:
+    """Return what a teacher or a student says after each token, `[B S, V]`."""
+    if isinstance(model, Student):
+        documents = Documents([token_BS.shape[1]] * len(token_BS), token_BS.device)
+        return model.logits(model(token_BS.flatten(), documents).hidden_ND)
+    return model(input_ids=token_BS).logits.flatten(0, 1)
+
+
+def divergence(
+    teacher: PreTrainedModel, student: PreTrainedModel | Student, token_BS: torch.Tensor
+) -> float:
+    """Return the mean forward KL of a student to its teacher, in nats."""
+    log_p, log_q = (logits(m, token_BS).double().log_softmax(-1) for m in (teacher, student))
+    return float(forward_kl(log_p, log_q).mean())

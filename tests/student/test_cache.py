@@ -36,6 +36,9 @@ CONFIGS = {
     "v4 windows alone": replace(V4, layer_types=("swa", "swa")),
     "v4 csa alone, window of one": replace(V4_SPARSE, layer_types=("csa",), sliding_window=1),
     "v4 hca alone, yarn": replace(V4, layer_types=("hca",), yarn=YARN),
+    "v4 listed frequencies": replace(
+        V4_SPARSE, rope_frequencies=tuple(0.5**n for n in range(V4.qk_rope_head_dim // 2))
+    ),
     "mla": MLA,
     "mla plain queries, yarn": replace(
         MLA, q_lora_rank=None, yarn=replace(YARN, mscale_all_dim=0.7), v_head_dim=6

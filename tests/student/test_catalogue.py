@@ -91,6 +91,7 @@ def test_flash_is_as_released():
         "max_position_embeddings": 1_048_576,
         "rope_theta": 10_000.0,
         "compress_rope_theta": 160_000.0,
+        "rope_frequencies": None,
         "yarn": {
             "factor": 16.0,
             "original_positions": 65_536,

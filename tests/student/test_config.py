@@ -213,6 +213,12 @@ def test_an_mla_student_that_cannot_be_built_is_refused_by_field_and_rule(change
         ({"family": "mla"}, ("family is 'mla'", "v4")),
         ({"tie_word_embeddings": 1}, ("tie_word_embeddings is 1", "bool")),
         ({"yarn": {"factor": 2.0}}, ("yarn is {'factor': 2.0}", "Yarn")),
+        ({"rope_frequencies": (1.0,)}, ("rope_frequencies has 1 numbers", "has 8 pairs")),
+        ({"rope_frequencies": (0.0,) * 8}, ("rope_frequencies is 0.0", "above 0")),
+        (
+            {"rope_frequencies": (1.0,) * 8, "yarn": Yarn()},
+            ("rope_frequencies and yarn are both set",),
+        ),
     ],
     ids=str,
 )

@@ -44,6 +44,9 @@ EVERY = {
         hc_sinkhorn_iterations=5,
         yarn=replace(YARN, beta_fast=16.0, beta_slow=2.0),
     ),
+    "v4 listed": replace(
+        V4, rope_frequencies=tuple(2.0**-n for n in range(V4.qk_rope_head_dim // 2))
+    ),
     "mla yarn": replace(MLA, yarn=YARN, q_lora_rank=None),
     "mla other numbers": replace(
         MLA, rope_theta=7.0, rms_norm_eps=1e-5, initializer_range=0.01, routed_scaling_factor=2.5
@@ -73,10 +76,6 @@ def test_transformers_turns_by_the_same_frequencies(name):
     if isinstance(config, MLAConfig):
         rotary = DeepseekV3RotaryEmbedding(theirs)
         assert rotary.attention_scaling == 1.0
-        if config.rope_frequencies is not None:
-            own_R = torch.tensor(config.rope_frequencies)
-            torch.testing.assert_close(rotary.inv_freq, own_R, rtol=1e-6, atol=0)
-            return
         found = {rotary.inv_freq: (config.rope_theta, config.yarn)}
     else:
         rotary = DeepseekV4RotaryEmbedding(theirs)
@@ -86,7 +85,10 @@ def test_transformers_turns_by_the_same_frequencies(name):
         }
         assert rotary.main_attention_scaling == rotary.compress_attention_scaling == 1.0
     for their_R, (theta, yarn) in found.items():
-        torch.testing.assert_close(their_R, frequencies(width, theta, yarn), rtol=1e-6, atol=0)
+        own_R = frequencies(width, theta, yarn)
+        if config.rope_frequencies is not None:
+            own_R = torch.tensor(config.rope_frequencies)
+        torch.testing.assert_close(their_R, own_R, rtol=1e-6, atol=0)
 
 
 def test_transformers_builds_the_layers_that_were_meant():
@@ -191,6 +193,13 @@ def test_rotary_positions_are_read_in_either_form():
     assert config_of(said)[0] == replace(config, rope_theta=5.0, compress_rope_theta=7.0)
 
 
+def listed_twice(**compress):
+    """Return V4 fields with frequencies of its own, the entries' changed."""
+    said = config_json(EVERY["v4 listed"], VOCABULARY)
+    rope = said["rope_parameters"]
+    return said | {"rope_parameters": rope | {"compress": rope["compress"] | compress}}
+
+
 def test_without_names_kinds_are_read_from_compress_ratios_alone():
     said = config_json(replace(V4, hca_compression=128), VOCABULARY)
     for name in ("layer_types", "compress_rates", "mlp_layer_types"):
@@ -237,7 +246,12 @@ REFUSED = [
     (
         FLASH,
         {"rope_scaling": LONG},
-        r"type is 'longrope'; no rotary positions but default and yarn",
+        r"type is 'longrope'; no rotary positions but default, yarn and longrope \(of main and com",
+    ),
+    (
+        listed_twice(short_factor=[1.0] * 4, long_factor=[1.0] * 4),
+        {},
+        r"short_factor is \[1\.0.*layers with and without compressed entries turn by the same",
     ),
     (V3, {"moe_layer_freq": 2}, r"moe_layer_freq is 2; .*1 there"),
     (FLASH, {"attention_bias": True}, r"attention_bias is True; .*False there"),

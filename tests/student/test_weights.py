@@ -78,6 +78,9 @@ STUDENTS = {
     "v4 yarn": replace(V4, yarn=YARN, num_mtp_layers=2, num_hash_layers=4),
     "v4 learned": replace(V4, num_hash_layers=0, num_mtp_layers=0, tie_word_embeddings=True),
     "v4 odd share": replace(V4, head_dim=44, qk_rope_head_dim=30, index_head_dim=32),
+    "v4 listed": replace(
+        V4, rope_frequencies=tuple(0.5**n for n in range(V4.qk_rope_head_dim // 2))
+    ),
     "mla": MLA,
     "mla groups": replace(MLA, num_expert_groups=4, num_groups_per_token=2, num_mtp_layers=0),
     "mla yarn": replace(MLA, yarn=replace(YARN, mscale_all_dim=1.0), num_mtp_layers=1),

@@ -6,19 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from distill.loss.divergences import forward_kl
 from student import weights
 from student.config import InheritConfig, InheritedExperts
-from student.documents import Documents
 from student.errors import WarmStartError
 from student.model import Student
 from student.sizes import kv_cache_bytes_per_token
 from student.warm_start import calibration, convert, dense
 from student.warm_start.convert import Begun, Plan
 from student.warm_start.experts import Carving
-from tests.fakes.dense import VOCABULARY, teachers, text
+from tests.fakes.dense import VOCABULARY, divergence, teachers, text
 
-CPU = torch.device("cpu")
 TEACHERS = teachers()
 EVERY = pytest.mark.parametrize("name", TEACHERS)
 
@@ -33,19 +30,6 @@ def begun(name: str, plan: Plan, windows: int = 6) -> Begun:
     model = TEACHERS[name]
     seen = calibration.watch(model, text(windows, 32))
     return convert.inherit(dense.read(model), seen, plan, VOCABULARY)
-
-
-@torch.no_grad()
-def logits(model, token_BS: torch.Tensor) -> torch.Tensor:
-    if isinstance(model, Student):
-        documents = Documents([token_BS.shape[1]] * len(token_BS), CPU)
-        return model.logits(model(token_BS.flatten(), documents).hidden_ND)
-    return model(input_ids=token_BS).logits.flatten(0, 1)
-
-
-def divergence(teacher, student, token_BS: torch.Tensor) -> float:
-    log_p, log_q = (logits(m, token_BS).double().log_softmax(-1) for m in (teacher, student))
-    return float(forward_kl(log_p, log_q).mean())
 
 
 @EVERY

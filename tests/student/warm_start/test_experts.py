@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from student.config import MLAConfig, V4Config
+from student.moe import Router
 from student.warm_start import calibration, dense
 from student.warm_start.experts import Carving, carve
 from tests.fakes.dense import teachers, text
@@ -11,6 +13,13 @@ from tests.fakes.dense import teachers, text
 MODEL = teachers()["llama"]
 READ, SEEN = dense.read(MODEL), calibration.watch(MODEL, text(30, 32))
 LAYER, X_ND = READ.layers[1], SEEN.network(READ, 1)
+ROUTED = {
+    "hidden_size": 48,
+    "num_routed_experts": 5,
+    "num_experts_per_token": 2,
+    "routed_scaling_factor": 2.0,
+}
+CONFIGS = {"mla": MLAConfig(**ROUTED), "v4": V4Config(**ROUTED)}
 SIZES = [Carving(shared=4, routed=8, active=4), Carving(shared=1, routed=2, active=1)]
 
 
@@ -61,6 +70,23 @@ def test_the_experts_that_a_router_chooses_add_more_than_chance_would_have_it():
     chosen_NK = score_NE.topk(4, 1).indices
     share = float((add_NE.gather(1, chosen_NK).sum(1) / add_NE.sum(1)).mean())
     assert share > 0.52
+
+
+def test_a_router_of_either_family_makes_the_choice_that_was_balanced():
+    how = Carving(shared=1, routed=5, active=2)
+    for family, config in CONFIGS.items():
+        carved = carve(LAYER, X_ND, how, family)
+        router = Router(config)
+        router.load_state_dict(
+            {name: carved.weights[f"router.{name}"] for name in ("weight", "bias")}
+        )
+        x_ND = X_ND.float()
+        routing = router(x_ND, torch.zeros(len(x_ND), dtype=torch.int64), None)
+        load_E = torch.bincount(routing.expert_NK.flatten(), minlength=5).double()
+        torch.testing.assert_close(load_E / load_E.mean(), carved.load_E, rtol=0.02, atol=0)
+        torch.testing.assert_close(
+            routing.weight_NK, torch.ones_like(routing.weight_NK), rtol=0.01, atol=0
+        )
 
 
 def test_loads_are_even_to_a_fifth_on_the_text_it_was_fitted_to():
