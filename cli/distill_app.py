@@ -64,8 +64,8 @@ def run(
 ) -> None:
     """Capture the teacher's signal, train the student, evaluate it, write the record.
 
-    Without CONFIG the shipped quick start is used: SmolLM2-135M-Instruct as the teacher, whose
-    weights the student inherits, and as the text Python's help topics and the teacher's own answers.
+    Without CONFIG the shipped quick start is used: SmolLM2-135M-Instruct is the teacher, whose
+    weights the student inherits; the text is Python's help topics and the teacher's own answers.
     """
     with options.sentences(verbose=verbose, after_interrupt=_AFTER_INTERRUPT):
         from distill.config import load

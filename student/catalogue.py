@@ -1,7 +1,7 @@
 """Named students: the published ones, a ladder a lab would train, and small ones for a laptop.
 
-`tiny` is for tests, `quick-scratch` for a minute of training. `flash` and `pro` are DeepSeek-V4's published
-configurations (arXiv 2606.19348, section 4.2.1), `v3` is DeepSeek-V3's (arXiv 2412.19437,
+`tiny` is for tests, `quick-scratch` for a minute of training. `flash` and `pro` are DeepSeek-V4's
+published configurations (arXiv 2606.19348, section 4.2.1), `v3` is DeepSeek-V3's (arXiv 2412.19437,
 section 4.2). The ladders are ours: either architecture at about 0.1, 0.5 and 2 billion active
 parameters with the released vocabulary of 129,280, the head counted whole.
 """
