@@ -1,4 +1,5 @@
 # make demo    the whole story: teacher -> student and controls -> audits, with pages to look at
+# make scratch a student from scratch and its controls, told apart by what training added to them
 # make test    every test
 # make lint    style, types, import directions
 # make bench   the benchmarks that exist, JSON under runs/bench
@@ -11,11 +12,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO   := runs/demo
-SEEDS  := 1 2 3
+SCRATCH := runs/scratch
+SEEDS  := 1 2
 CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
 TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
 
-.PHONY: demo student $(CONTROLS) audit findings test lint bench bank llama campaign install clean
+.PHONY: demo scratch student $(CONTROLS) audit findings test lint bench bank llama campaign install clean
 
 demo: audit findings
 	@echo
@@ -31,19 +33,34 @@ findings: audit
 	@$(BIN)/audit probe --suspect data/suspects/stranger.jsonl --bank data/bank --out $(DEMO)/stranger
 
 audit: $(CONTROLS)
-	@echo "== audit: was the student taught by this teacher?"
+	@echo "== audit: does the student derive from this teacher?"
 	@$(BIN)/audit probe --suspect $(DEMO)/student \
 	  --teacher "$(TEACHER)=$$($(BIN)/distill teacher)" \
 	  $(foreach seed,$(SEEDS),--control control-$(seed)=$(DEMO)/control-$(seed)) \
-	  --out $(DEMO)/audit
+	  --out $(DEMO)/audit || test $$? -eq 4  # insufficient: what a student says of itself needs no probe
 
 $(CONTROLS): $(DEMO)/control-%: student
-	@echo "== control, seed $*: the same training without the teacher"
+	@echo "== control, seed $*: drawn from a seed, the same training without the teacher"
 	@$(BIN)/distill control $(DEMO)/student --seed $* --out $@
 
 student: install
-	@echo "== student: distilled from the embedded teacher"
+	@echo "== student: begun with the embedded teacher's weights, and taught by it"
 	@$(BIN)/distill run --out $(DEMO)/student
+
+scratch: install
+	@mkdir -p $(SCRATCH)
+	@$(BIN)/distill init --student quick-scratch > $(SCRATCH)/run.yaml
+	@echo "== student: from scratch, distilled from the embedded teacher"
+	@$(BIN)/distill run $(SCRATCH)/run.yaml --out $(SCRATCH)/student
+	@for seed in 1 2 3; do \
+	  echo "== control, seed $$seed: the same training without the teacher"; \
+	  $(BIN)/distill control $(SCRATCH)/student --seed $$seed --out $(SCRATCH)/control-$$seed || exit; \
+	done
+	@echo "== audit: was the student taught by this teacher?"
+	@$(BIN)/audit probe --suspect $(SCRATCH)/student \
+	  --teacher "$(TEACHER)=$$($(BIN)/distill teacher)" \
+	  $(foreach seed,1 2 3,--control control-$(seed)=$(SCRATCH)/control-$(seed)) \
+	  --out $(SCRATCH)/audit
 
 # torch first, from the pin: a looser requirement pulls gigabytes of CUDA packages. The teacher's
 # package comes without its dependencies, which are not needed to read its weights.

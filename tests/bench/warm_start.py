@@ -6,10 +6,12 @@ The embedded teacher, on one thread. Windows of 256 tokens; measured on 24 of ea
 was fitted to or chosen on: `pydoc`, topics of this Python's help, and, with `--novels`, the last of
 a directory's text files. Parts: `cut` (75 %, 50 % and 25 % of the cache, 75 % of the neurons, two
 thirds of the layers, each before and after fitting; a seed is another choice of calibration text),
-`ablation` (slots by energy; the norm as it is; even weights), `trained` (49,152 tokens of forward
-KL over the whole vocabulary at 50 % and 25 % of the cache), `kept` (100 facts, and the teacher's
+`ablation` (slots by energy; the norm as it is; even weights), `trained` (50 % and 25 % of the
+cache, fitted on 24,576 tokens and taught by as many, with forward KL over the whole vocabulary and
+some cross-entropy), `kept` (100 facts, and the teacher's
 own answers to 50 prompts in its chat form), `long` (2,048 to 8,192 tokens of the novel, and a
-number hidden in it). Without --part all of them.
+number hidden in it), `rival` (cacheshrink's conversion at half the cache, with the same text, if it
+is installed). Without --part all of them.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics  # type: ignore[import-untyped]
@@ -44,7 +46,7 @@ from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("cut", "ablation", "trained", "kept", "long")
+PARTS = ("cut", "ablation", "trained", "kept", "long", "rival")
 LENGTH, WINDOWS, FITTED = 256, 24, 40
 PLANS = {
     "cache75": Plan(rotary=96, latent=192),
@@ -68,7 +70,8 @@ TRAINED = ("cache50", "cache25")
 FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
 LONG = {2048: 4, 4096: 2, 8192: 2}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
-ROWS, RATE, WARMUP = 2, 1.5e-4, 5
+TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
+ROWS, RATE, WARMUP, OF_TEXT = 2, 1e-4, 5, 0.15
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
 
@@ -139,15 +142,19 @@ class Bench:
         parts = [windows(s["fit"], self.tokenizer, each, seed) for s in self.sets.values()]
         return torch.cat(parts)
 
-    @torch.no_grad()
     def measure(self, student: Student, name: str) -> None:
         """Add KL, agreement and the ratio of perplexities on each set."""
+        documents = Documents([LENGTH], CPU)
+        self.compare(lambda row_S: student.logits(student(row_S, documents).hidden_ND), name)
+
+    @torch.no_grad()
+    def compare(self, logits: Callable[[torch.Tensor], torch.Tensor], name: str) -> None:
+        """Add the same of whatever makes `[S, V]` of `[S]`."""
         for of, token_BS in self.test.items():
             kl = hits = loss = theirs = 0.0
             for row_S, hidden_SD in zip(token_BS, self.said[of].split(LENGTH), strict=True):
-                own_SD = student(row_S, Documents([LENGTH], CPU)).hidden_ND
                 log_p = F.linear(hidden_SD, self.dense.embed_VD).log_softmax(-1)
-                log_q = student.logits(own_SD).log_softmax(-1)
+                log_q = logits(row_S).log_softmax(-1)
                 kl += float(forward_kl(log_p, log_q).sum())
                 hits += float((log_p.argmax(-1) == log_q.argmax(-1)).sum())
                 loss -= float(log_q[:-1].gather(1, row_S[1:, None]).sum())
@@ -196,15 +203,17 @@ class Bench:
     def trained(self, seeds: int, steps: int, plans: Sequence[str]) -> None:
         """Train fitted students on as much text as the issue allows, and measure them."""
         for seed in range(2, 2 + seeds):
-            seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
+            seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
             text_BS = self.fit_text(steps * ROWS, 100 + seed)
             text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
             self.model.bfloat16()
             said_BSD = self.hidden(text_BS).float().unflatten(0, (-1, LENGTH))
             self.model.float()
             for name in plans:
+                began = time.process_time()
                 made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
                 compensate(made.student, made.seen, Ridge())
+                self.add(f"{name}_seed{seed}_begin_cpu_seconds", time.process_time() - began)
                 began = time.process_time()
                 self.teach(made.student, text_BS, said_BSD)
                 self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
@@ -318,8 +327,35 @@ class Bench:
             likely.append(float(log_q.gather(1, torch.tensor(end)[:, None]).mean()))
         return likely[0] == max(likely)
 
+    def rival(self) -> None:
+        """Measure cacheshrink's students of half the cache, from the text ours are fitted to."""
+        try:
+            from cacheshrink import convert_to_mla  # type: ignore[import-not-found]
+        except ImportError:
+            print("cacheshrink is not installed (`pip install .[bench]`); it is left out")
+            return
+        texts = self.tokenizer.batch_decode(self.fit_text(FITTED, 2))
+        for method in ("separate", "auto"):
+            began = time.process_time()
+            model, _ = convert_to_mla(
+                str(embedded.ensure(lambda said: None)),
+                compression_ratio=2.0,
+                compression_method=method,
+                device="cpu",
+                dtype=torch.float32,
+                calibration_texts=texts,
+                num_calibration_samples=FITTED,
+                max_calibration_length=LENGTH,
+                verbose=False,
+            )
+            self.add(f"cacheshrink_{method}_cpu_seconds", time.process_time() - began)
+            self.compare(
+                lambda row_S, model=model: model(input_ids=row_S[None], use_cache=False).logits[0],
+                f"cacheshrink_{method}",
+            )
+
     def teach(self, student: Student, text_BS: torch.Tensor, said_BSD: torch.Tensor) -> None:
-        """Take one pass over the text with forward KL, in bfloat16."""
+        """Take one pass over the text with forward KL and cross-entropy, in bfloat16."""
         student.train()
         student.embed.weight.requires_grad_(False)
         learns = [p for p in student.parameters() if p.requires_grad]
@@ -336,7 +372,10 @@ class Bench:
                 with torch.no_grad():
                     their_NV = F.linear(hidden_BSD.flatten(0, 1), self.dense.embed_VD)
             log_p, log_q = their_NV.float().log_softmax(-1), own_NV.float().log_softmax(-1)
-            loss = forward_kl(log_p, log_q).mean()
+            of_text = F.nll_loss(
+                log_q.unflatten(0, row_BS.shape)[:, :-1].flatten(0, 1), row_BS[:, 1:].flatten()
+            )
+            loss = (1 - OF_TEXT) * forward_kl(log_p, log_q).mean() + OF_TEXT * of_text
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learns, 1.0)
@@ -354,7 +393,7 @@ def main() -> None:
     parser.add_argument("--novels", type=Path)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--plan", action="append", choices=PLANS, help="Of `cut` and `trained`.")
-    parser.add_argument("--steps", type=int, default=96, help="Of `trained`, 512 tokens each.")
+    parser.add_argument("--steps", type=int, default=48, help="Of `trained`, 512 tokens each.")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -370,6 +409,8 @@ def main() -> None:
         bench.kept()
     if "long" in parts and given.novels is not None:
         bench.long()
+    if "rival" in parts:
+        bench.rival()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Interrupt a real run again and again; nothing but the step in flight may be lost.
 
 `python tests/campaigns/interrupt.py --work DIR --json PATH`: one uninterrupted `distill run` of
-the quick start with fewer steps, then the same run stopped by SIGKILL and SIGINT in capture and in
+`quick-scratch` with fewer steps, then the same run stopped by SIGKILL and SIGINT in capture and in
 training, each time noting what was on disk, until it finishes. The finished students must be equal
 to the byte. Minutes, so not a test: `make campaign`.
 """
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from audit.attest import tree_digest
+from distill.resources import shipped
 
 STEPS = 24
 # Stage, signal, and how far the stage gets before it is stopped: shards or steps.
@@ -32,7 +33,8 @@ def start(out: Path) -> subprocess.Popen[bytes]:
     # A shell that runs this in the background has its children ignore SIGINT; a user's does not.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code = listen + "from cli.distill_app import main; main()"
-    arguments = ["run", "-s", f"train.steps={STEPS}", "--out", str(out), "-q"]
+    preset = str(shipped("presets/quick-scratch.yaml"))
+    arguments = ["run", preset, "-s", f"train.steps={STEPS}", "--out", str(out), "-q"]
     return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
 
 

@@ -1,6 +1,6 @@
 """What a student learns from each kind of stored signal, beside the teacher's exact states.
 
-The quick start on three seeds, taught from `hidden` (exact), `head_tail`, and `topk` and `sampled`
+`quick-scratch` on three seeds, taught from `hidden` (exact), `head_tail`, and `topk` and `sampled`
 at about the bytes of `head_tail`. Everything else is equal, and held-out KL is against the exact
 teacher. The text is read once, and once more twice: the second reading meets the same draws, which
 a student may learn by heart. Its student is dense here, as routing that tips over would hide what
@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from distill.resources import shipped
 
 SEEDS = (1, 2, 3)
 STEPS = {"once": 45, "twice": 90}  # of 2,048 of its 93,184 tokens
@@ -41,7 +43,8 @@ def train(work: Path, mode: str, steps: int, seed: int) -> dict[str, Any]:
     settings.append(f"signal.path={place}")
     arguments = [part for setting in settings for part in ("-s", setting)]
     code = "from cli.distill_app import main; main()"
-    command = [sys.executable, "-c", code, "run", *arguments, "--out", str(out), "--json"]
+    preset = str(shipped("presets/quick-scratch.yaml"))
+    command = [sys.executable, "-c", code, "run", preset, *arguments, "--out", str(out), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     evaluation: dict[str, Any] = json.loads(done.stdout)
     return evaluation

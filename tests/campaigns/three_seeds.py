@@ -1,8 +1,8 @@
 """Does the audit say the same of three students and never accuse a control?
 
-`python tests/campaigns/three_seeds.py --work DIR --json PATH`: for each seed a student of the quick
-start and three controls from seeds of their own, then `audit probe`. Students share the teacher's
-signals. Half an hour on two cores, so not a test: `make campaign`.
+`python tests/campaigns/three_seeds.py --work DIR --json PATH`: for each seed a student of
+`quick-scratch` and three controls from seeds of their own, then `audit probe`. Students share the
+teacher's signals. Half an hour on two cores, so not a test: `make campaign`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from audit.config import AuditConfig
 from audit.evidence import Finding
 from audit.probe import probe
 from distill.config import load
+from distill.resources import shipped
 from distill.run import control_of, run
 from distill.teachers import embedded
 
@@ -36,19 +37,24 @@ def one_seed(work: Path, seed: int) -> dict[str, object]:
     """Return what came of the student of `seed` and its controls."""
     home = work / f"seed-{seed}"
     shared = [f"seed={seed}", f"signal.path={work / 'signals'}"]
-    student = run(load(None, shared), home / "student", say=say, progress=progress)
+    student = run(
+        load(shipped("presets/quick-scratch.yaml"), shared),
+        home / "student",
+        say=say,
+        progress=progress,
+    )
     controls = {}
     for number in range(1, CONTROLS + 1):
-        config = control_of(home / "student", seed=seed + number)
+        control = control_of(home / "student", seed=seed + number)
         controls[f"control-{number}"] = run(
-            config, home / f"control-{number}", say=say, progress=progress
+            control, home / f"control-{number}", say=say, progress=progress
         )
-    config = AuditConfig(
+    asked = AuditConfig(
         suspect=str(home / "student"),
         teachers={embedded.NAME: str(embedded.ensure(say))},
         controls={name: str(outcome.out) for name, outcome in controls.items()},
     )
-    report = probe(config, home / "audit", command="", say=say, progress=progress).report
+    report = probe(asked, home / "audit", command="", say=say, progress=progress).report
     return {
         "student": student.evaluation["after"],
         "student_before": student.evaluation["before"],

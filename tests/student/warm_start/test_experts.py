@@ -72,21 +72,34 @@ def test_the_experts_that_a_router_chooses_add_more_than_chance_would_have_it():
     assert share > 0.52
 
 
-def test_a_router_of_either_family_makes_the_choice_that_was_balanced():
-    how = Carving(shared=1, routed=5, active=2)
-    for family, config in CONFIGS.items():
-        carved = carve(LAYER, X_ND, how, family)
-        router = Router(config)
-        router.load_state_dict(
-            {name: carved.weights[f"router.{name}"] for name in ("weight", "bias")}
-        )
-        x_ND = X_ND.float()
-        routing = router(x_ND, torch.zeros(len(x_ND), dtype=torch.int64), None)
-        load_E = torch.bincount(routing.expert_NK.flatten(), minlength=5).double()
-        torch.testing.assert_close(load_E / load_E.mean(), carved.load_E, rtol=0.02, atol=0)
-        torch.testing.assert_close(
-            routing.weight_NK, torch.ones_like(routing.weight_NK), rtol=0.01, atol=0
-        )
+def router(family: str) -> Router:
+    """Return the router of a carving."""
+    carved = carve(LAYER, X_ND, Carving(shared=1, routed=5, active=2), family)
+    made = Router(CONFIGS[family])
+    made.load_state_dict({name: carved.weights[f"router.{name}"] for name in ("weight", "bias")})
+    return made
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_router_of_either_family_makes_the_choice_that_was_balanced(family):
+    carved = carve(LAYER, X_ND, Carving(shared=1, routed=5, active=2), family)
+    x_ND = X_ND.float()
+    routing = router(family)(x_ND, torch.zeros(len(x_ND), dtype=torch.int64), None)
+    load_E = torch.bincount(routing.expert_NK.flatten(), minlength=5).double()
+    torch.testing.assert_close(load_E / load_E.mean(), carved.load_E, rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        routing.weight_NK, torch.ones_like(routing.weight_NK), rtol=0.01, atol=0
+    )
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_its_small_logits_are_as_fine_under_autocast(family):
+    x_ND, token_N = X_ND.float(), torch.zeros(len(X_ND), dtype=torch.int64)
+    routing = router(family)(x_ND, token_N, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = router(family)(x_ND, token_N, None)
+    assert torch.equal(low.expert_NK, routing.expert_NK)
+    assert torch.equal(low.affinity_NE, routing.affinity_NE)
 
 
 def test_loads_are_even_to_a_fifth_on_the_text_it_was_fitted_to():
