@@ -221,6 +221,8 @@ class EvaluateConfig:
         beside: run directories whose held-out curves the page shows beside this run's.
         tasks: files of questions with known answers, put to student and teachers.
         task_tokens: that a written answer may have.
+        sample_form: how held-out prompts are put: as plain text, or as a question by the teacher's
+            chat template.
     """
 
     tokens: Positive = 4096
@@ -229,6 +231,7 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ()
     task_tokens: Positive = 64
     samples: Natural = 6
+    sample_form: Literal["text", "chat"] = "text"
     sample_tokens: Positive = 48
     probe_prompts: Positive = 96
     prompt_tokens: Positive = 48

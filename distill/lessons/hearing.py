@@ -35,7 +35,7 @@ from distill.signals import Head, Signal, Sparse
 from distill.store.store import Store
 from distill.teachers.local import LocalTeacher, answer
 from distill.teachers.served import asked_of, asked_so_far, log_sha256, served
-from distill.text import corpus
+from distill.text import chat, corpus
 from distill.text.corpus import Windows
 from distill.text.vocabulary import compare, require_shared
 from student import device as devices
@@ -268,10 +268,15 @@ class _Hearing:
     def _samples(self, teacher: LocalTeacher) -> list[dict[str, str]]:
         """Return how the teacher goes on: half from held-out prompts, half from passages.
 
-        Prompts are put as plain text, because the student has never seen a chat template.
+        Prompts are put as plain text, because a student may never have seen a chat template.
         """
         wanted, text = self.run.evaluate, self.text
-        asked = [{"prompt": prompt + "\n\n"} for prompt in text.prompts[: wanted.samples // 2]]
+        prompts = text.prompts[: wanted.samples // 2]
+        if wanted.sample_form == "chat":
+            chats = [({"role": "user", "content": prompt},) for prompt in prompts]
+            asked = [{"prompt": chat.begin(teacher.tokenizer, messages)} for messages in chats]
+        else:
+            asked = [{"prompt": prompt + "\n\n"} for prompt in prompts]
         few = corpus.evenly(len(text.passages), wanted.samples - len(asked))
         asked += [{"prompt": text.passages[i].prompt} for i in few]
         path = self.place / "samples.json"

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics  # type: ignore[import-untyped]
-from typing import Any
+from typing import Any, NamedTuple
 
 # Python looks beside a script first, and there `student` is another benchmark.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -106,6 +106,14 @@ def windows(documents: list[str], tokenizer: Any, count: int, seed: int) -> torc
     cut = [ids[at : at + LENGTH] for at in range(0, len(ids) - LENGTH + 1, LENGTH)]
     random.Random(seed).shuffle(cut)
     return torch.tensor(cut[:count])
+
+
+class Conversation(NamedTuple):
+    """Chats, and what the teacher answered: tokens of each."""
+
+    teacher: Student
+    chats: list[list[int]]
+    said: list[list[int]]
 
 
 class Bench:
@@ -201,7 +209,8 @@ class Bench:
             self.measure(student, name)
 
     def trained(self, seeds: int, steps: int, plans: Sequence[str]) -> None:
-        """Train fitted students on as much text as the issue allows, and measure them."""
+        """Teach fitted students, and measure them."""
+        conversation = self.conversation()
         for seed in range(2, 2 + seeds):
             seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
             text_BS = self.fit_text(steps * ROWS, 100 + seed)
@@ -219,6 +228,7 @@ class Bench:
                 self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
                 self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
                 self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
+                self.keep(made.student, f"{name}_seed{seed}_trained", conversation)
 
     def fitted(self, name: str) -> Student:
         """Return a student of a plan, fitted; of `whole` nothing is cut: it is the teacher."""
@@ -233,17 +243,24 @@ class Bench:
 
     def kept(self) -> None:
         """Count facts that are still known, and measure chat answers that are still likely."""
-        facts = tasks.load(ROOT / "data" / "facts.jsonl").items
+        conversation = self.conversation()
+        for name in ("whole", *FITTED_AND_KEPT):
+            student = conversation.teacher if name == "whole" else self.fitted(name)
+            self.keep(student, name, conversation)
+
+    def conversation(self) -> Conversation:
+        """Return the teacher, asked 50 questions in its chat form."""
         rows = (ROOT / "data" / "probe_prompts.jsonl").read_text(encoding="utf-8").splitlines()
         asked = [row["prompt"] for row in map(json.loads, rows) if row["language"] == "en"][:50]
-        teacher = self.fitted("whole")
-        chats = [self.chat(prompt) for prompt in asked]
-        said = teacher.generate(chats, max_new_tokens=48)
-        for name in ("whole", *FITTED_AND_KEPT):
-            student = teacher if name == "whole" else self.fitted(name)
-            right = sum(self.knows(student, item) for item in facts)
-            self.add(f"{name}_facts_of_{len(facts)}", right)
-            self.add(f"{name}_chat_kl", self.chat_kl(student, teacher, chats, said))
+        teacher, chats = self.fitted("whole"), [self.chat(prompt) for prompt in asked]
+        return Conversation(teacher, chats, teacher.generate(chats, max_new_tokens=48))
+
+    def keep(self, student: Student, name: str, conversation: Conversation) -> None:
+        """Add what a student still knows and would say."""
+        facts = tasks.load(ROOT / "data" / "facts.jsonl").items
+        right = sum(self.knows(student, item) for item in facts)
+        self.add(f"{name}_facts_of_{len(facts)}", right)
+        self.add(f"{name}_chat_kl", self.chat_kl(student, conversation))
 
     def chat(self, prompt: str) -> list[int]:
         """Return the tokens of a question in the teacher's chat form."""
@@ -267,12 +284,11 @@ class Bench:
         return item.choices[likely.index(max(likely))] in item.answers
 
     @torch.no_grad()
-    def chat_kl(
-        self, student: Student, teacher: Student, chats: list[list[int]], said: list[list[int]]
-    ) -> float:
+    def chat_kl(self, student: Student, conversation: Conversation) -> float:
         """Return KL to the teacher over the tokens of its own answers."""
         total = count = 0.0
-        for chat, answer in zip(chats, said, strict=True):
+        teacher = conversation.teacher
+        for chat, answer in zip(conversation.chats, conversation.said, strict=True):
             token_N = torch.tensor([*chat, *answer])
             documents, rows = Documents([len(token_N)], CPU), slice(len(chat) - 1, -1)
             log_p, log_q = (
@@ -308,24 +324,16 @@ class Bench:
                 found.append(-log_q.gather(1, token_N[at + 1 : to + 1, None]))
         return float(torch.cat(found).mean())
 
-    @torch.no_grad()
     def finds(self, student: Student, row: list[int], number: int) -> bool:
-        """Tell whether a number said in the middle of a row is the likeliest of four at its end."""
-        rng = random.Random(number)
-        numbers = [str(value) for value in rng.sample(range(1000, 10_000), 4)]
+        """Tell whether a number said in the middle of a row is what is written at its end."""
+        value = str(random.Random(number).randrange(1000, 10_000))
         said, asked = (
-            self.tokenizer(text)["input_ids"] for text in (f" {NEEDLE} {numbers[0]}.", f" {NEEDLE}")
+            self.tokenizer(text)["input_ids"] for text in (f" {NEEDLE} {value}.", f" {NEEDLE}")
         )
         room = len(row) - len(said) - len(asked) - 8
         before = row[: room // 2] + said + row[room // 2 : room] + asked
-        likely = []
-        for value in numbers:
-            end = self.tokenizer(f" {value}")["input_ids"]
-            token_N = torch.tensor(before + end)
-            hidden_ND = student(token_N, Documents([len(token_N)], CPU)).hidden_ND
-            log_q = student.logits(hidden_ND[len(before) - 1 : -1]).log_softmax(-1)
-            likely.append(float(log_q.gather(1, torch.tensor(end)[:, None]).mean()))
-        return likely[0] == max(likely)
+        (written,) = student.generate([before], max_new_tokens=8)
+        return value in self.tokenizer.decode(written)
 
     def rival(self) -> None:
         """Measure cacheshrink's students of half the cache, from the text ours are fitted to."""

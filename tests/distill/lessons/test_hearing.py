@@ -22,6 +22,7 @@ from distill.signals import Hidden, Mixture, Sparse
 from distill.store.capture import Worker
 from distill.store.store import Store
 from distill.teachers.local import LocalTeacher
+from distill.text import chat
 from tests.fakes.endpoints import Server, TinyModel
 from tests.fakes.sessions import (
     CPU,
@@ -126,6 +127,22 @@ def test_a_document_kept_apart_is_heard_as_if_alone(place, tmp_path):
     said = everywhere(source, rows, windows)
     made_NV = logits(said.states_NT, said.head).log_softmax(-1)
     assert torch.allclose(made_NV, spoken(place / "teacher", windows), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["text", "chat"])
+def test_held_out_prompts_are_put_in_the_form_that_is_asked_for(place, tmp_path, form):
+    prompts = replace(small_config(place).text, sources=("prompts",))
+    wanted = replace(small_config(place).evaluate, samples=4, sample_tokens=3, sample_form=form)
+    ready = prepare(session(config(place, text=prompts, evaluate=wanted), tmp_path))
+    shown = [row["prompt"] for row in ready.lessons[0].samples]
+    begun = [
+        prompt + "\n\n"
+        if form == "text"
+        else chat.begin(ready.tokenizer, ({"role": "user", "content": prompt},))
+        for prompt in ready.text.prompts[:2]
+    ]
+    assert shown[:2] == begun
+    assert shown[2:] == [ready.text.passages[0].prompt, ready.text.passages[-1].prompt]
 
 
 def test_what_was_said_is_not_asked_again(place, tmp_path, asked, monkeypatch):
