@@ -63,10 +63,15 @@ class Sides(NamedTuple):
 def load(config: RunConfig) -> Sides:
     """Return the documents that `config` names, split.
 
+    Where a teacher answers the shipped seeds they are learnt as chats, and not as bare text too.
+
     Raises:
         InputError: a source is missing, malformed, or too short.
     """
-    return Sides(*corpus.split(sources.load(config.text.sources), config.text.held_out))
+    train, held = corpus.split(sources.load(config.text.sources), config.text.held_out)
+    if any(one.answers is not None and one.answers.prompts == "prompts" for one in config.teachers):
+        train = [document for document in train if not document.id.startswith("prompts/")]
+    return Sides(train, held)
 
 
 def read(

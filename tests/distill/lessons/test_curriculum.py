@@ -108,6 +108,26 @@ def test_each_source_is_split_and_both_sides_are_packed(sources):
     assert text.prompts == []
 
 
+def test_of_each_source_no_more_is_trained_on_than_is_wanted(sources):
+    run = config(sources)
+    little = replace(run, text=replace(run.text, most_tokens=1))
+    text = read(little)
+    assert [one.id.partition("/")[0] for one in text.train_documents] == [
+        "law.jsonl", "med.jsonl", "rest.jsonl",
+    ]  # fmt: skip
+    assert text.held_documents == read(run).held_documents
+
+
+def test_seeds_that_a_teacher_answers_are_no_bare_text_but_still_held_out(sources):
+    answers = AnswersConfig(prompts="prompts")
+    writes = replace(teacher("one"), answers=answers)
+    both = (*sources, "prompts")
+    plain, asked = (curriculum.load(config(both, one)) for one in (teacher("one"), writes))
+    assert asked.held == plain.held
+    assert asked.train == [one for one in plain.train if not one.id.startswith("prompts/")]
+    assert len(asked.train) < len(plain.train)
+
+
 def test_of_the_held_out_windows_as_many_are_kept_as_are_measured(sources):
     run = config(sources)
     held = corpus.pack(curriculum.load(run).held, TOKENIZER, LENGTH)
