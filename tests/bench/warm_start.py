@@ -178,13 +178,13 @@ class Bench:
         print(name, self.figures[name], flush=True)
         self.path.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
 
-    def cut(self, seeds: int, plans: Sequence[str]) -> None:
+    def cut(self, seeds: range, plans: Sequence[str]) -> None:
         """Measure every plan before and after fitting, and with nothing cut."""
         seen = calibration.watch(self.model, self.fit_text(4, 0))
         whole = Plan(rotary=192, latent=193)
         student = convert.inherit(self.dense, seen, whole, self.vocabulary).student
         self.measure(student, "whole")
-        for seed in range(2, 2 + seeds):
+        for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
             for name in plans:
                 plan = PLANS[name]
@@ -208,10 +208,10 @@ class Bench:
             student = convert.inherit(self.dense, seen, plan, self.vocabulary).student
             self.measure(student, name)
 
-    def trained(self, seeds: int, steps: int, plans: Sequence[str]) -> None:
+    def trained(self, seeds: range, steps: int, plans: Sequence[str]) -> None:
         """Teach fitted students, and measure them."""
         conversation = self.conversation()
-        for seed in range(2, 2 + seeds):
+        for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
             text_BS = self.fit_text(steps * ROWS, 100 + seed)
             text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
@@ -403,16 +403,18 @@ def main() -> None:
     parser.add_argument("--plan", action="append", choices=PLANS, help="Of `cut` and `trained`.")
     parser.add_argument("--steps", type=int, default=48, help="Of `trained`, 512 tokens each.")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(texts(given.novels), given.json)
     parts = given.part or PARTS
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     if "cut" in parts:
-        bench.cut(given.seeds, given.plan or list(PLANS))
+        bench.cut(seeds, given.plan or list(PLANS))
     if "ablation" in parts:
         bench.ablation()
     if "trained" in parts:
-        bench.trained(given.seeds, given.steps, given.plan or TRAINED)
+        bench.trained(seeds, given.steps, given.plan or TRAINED)
     if "kept" in parts:
         bench.kept()
     if "long" in parts and given.novels is not None:

@@ -163,7 +163,7 @@ def test_one_document_is_attended_to_as_transformers_does_it(name):
             "mscale_all_dim": YARN.mscale_all_dim,
         }
     if config.rope_frequencies is not None:
-        rope |= listed_frequencies(config) | {"rope_type": "longrope"}
+        rope |= listed_frequencies(config, config.rope_theta) | {"rope_type": "longrope"}
     its_config = DeepseekV3Config(
         hidden_size=20,
         num_attention_heads=3,
