@@ -57,7 +57,7 @@ class Pooling:
     tokens: int
     gate: Gate = "attended"
     pairs: int = 8
-    sharpness: float = 1.5
+    sharpness: float = 2.5
     reach: int = 260
     hiding: float = 6.0
 
