@@ -110,18 +110,21 @@ def convert_with_entries(
     first_BS[:, 0] = _FIRST
     one_D = _ridge(unit_ND, torch.ones_like(unit_ND[:, :1]), first_BS.flatten(), _CONSTANT_RIDGE)[0]
     base = {name: weight.double() for name, weight in plain.weights.items()}
-    widened = _widened(base, one_D, shape.head_dim, pooling)
+    own = size.cache_values // 2
+    widened = _widened(base, one_D, own, shape.head_dim, pooling)
     gate_GD = unit_ND.new_zeros(size.kv_heads, size.hidden_size)
     if pooling.gate == "attended":
         x_ND = seen.attention(dense, number)
-        given_BSG = calibration.given_later(dense, layer, x_ND, len(seen.token_BS), _LATER)
+        windows, tokens = seen.token_BS.shape
+        later = min(_LATER, tokens // 4)  # of a short text some tokens must have later ones
+        given_BSG = calibration.given_later(dense, layer, x_ND, windows, later)
         gate_GD = pooling.sharpness * _gates(unit_BSD, given_BSG, first_BS)
     compressor = _compressor(
         base["kv.weight"],
         widened["kv_norm.weight"],
         _Pooled.of(unit_BSD, gate_GD, pooling),
         one_D,
-        _Goal(unit_ND=unit_ND, eps=shape.eps, sliding_window=sliding_window),
+        _Goal(unit_ND=unit_ND, own=own, eps=shape.eps, sliding_window=sliding_window),
         pooling,
     )
     weights = widened | {f"compressor.{name}": weight for name, weight in compressor.items()}
@@ -135,7 +138,11 @@ def convert_with_entries(
 
 
 def _widened(
-    base: dict[str, torch.Tensor], one_D: torch.Tensor, head_dim: int, pooling: Pooling
+    base: dict[str, torch.Tensor],
+    one_D: torch.Tensor,
+    own: int,
+    head_dim: int,
+    pooling: Pooling,
 ) -> dict[str, torch.Tensor]:
     """Return a layer with further features before its keys: constant in queries, 0 in keys.
 
@@ -143,7 +150,6 @@ def _widened(
     scale is of wider heads, which keys make up for.
     """
     more, size = pooling.features, base["q_a.weight"].shape[1]
-    own = int(base["kv_norm.weight"].count_nonzero()) // 2
     ask_JD = one_D.new_zeros(more, size)
     ask_JD[_asked(pooling)] = math.sqrt(more / (1 + pooling.pairs)) * one_D
     q_HFD = base["q_b.weight"].unflatten(0, (len(base["sinks"]), -1))
@@ -178,11 +184,13 @@ class _Goal:
 
     Attributes:
         unit_ND: what tokens are made of.
+        own: K, values and as many keys of all groups.
         eps: of the norms.
         sliding_window: tokens attended to as they are.
     """
 
     unit_ND: torch.Tensor
+    own: int
     eps: float
     sliding_window: int
 
@@ -246,8 +254,7 @@ def _compressor(
         goal: what an entry is to be like.
         pooling: how entries are made.
     """
-    groups, more, width = len(pooled.gate_GD), pooling.features, len(norm_F)
-    own = int(norm_F.count_nonzero()) // 2
+    groups, more, width, own = len(pooled.gate_GD), pooling.features, len(norm_F), goal.own
     pads = width - more - 2 * own
     narrow_N = (goal.unit_ND @ row_ED.T).square().sum(1) / len(row_ED)
     of_tokens = float((narrow_N + goal.eps).rsqrt().mean())

@@ -119,6 +119,13 @@ def test_a_pooling_that_cannot_be_is_refused(change, said):
         convert.require_v4_plan(dense.numbers(TEACHERS["llama"].config), plan)
 
 
+def test_a_short_text_is_enough_to_fit_on():
+    seen = calibration.watch(TEACHERS["llama"], text(20, 3))
+    plan = V4Plan(carving=ALL, sliding_window=16, entries=MEANS)
+    student = convert.inherit_v4(dense.read(TEACHERS["llama"]), seen, plan, VOCABULARY).student
+    assert all(bool(weight.isfinite().all()) for weight in student.parameters())
+
+
 def test_text_shorter_than_an_entry_is_refused():
     seen = calibration.watch(TEACHERS["llama"], text(2, 8))
     plan = V4Plan(carving=ALL, entries=replace(MEANS, tokens=16))
