@@ -90,6 +90,7 @@ bench: install
 	$(BIN)/python tests/bench/learning.py --json runs/bench/learning.json
 	$(BIN)/python tests/bench/audit.py --json runs/bench/audit.json
 	$(BIN)/python tests/bench/warm_start.py --json runs/bench/warm_start.json --part cut --seeds 1
+	$(BIN)/python tests/bench/warm_start_v4.py --json runs/bench/warm_start_v4.json
 	@$(PIP) -e '.[bench]'
 	$(BIN)/python tests/bench/loss.py --json runs/bench/loss.json
 	$(BIN)/python tests/bench/store.py --json runs/bench/store.json

@@ -15,6 +15,7 @@ from torch import nn
 from student.warm_start.dense import Dense, DenseLayer
 
 _ROWS = 1024  # tokens whose products are summed in float32
+_LITTLE = 1e-7  # attention below which it matters no more how little it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -149,20 +150,42 @@ def attended(
     text before all, are attended to by most. `share` of the weight goes by the attention that a
     token is given, summed over queries and heads; the rest is even.
     """
-    groups, width, _ = layer.k_GFD.shape
     count = len(x_ND)
     even_N = torch.full((count,), 1 / count, dtype=torch.float64)
     if share == 0:
         return even_N
+    given_BHS = _attention(dense, layer, x_ND, windows).sum(2)
+    given_N = given_BHS.mean(1).flatten().double()
+    return (1 - share) * even_N + share * given_N / given_N.sum()
+
+
+def given_later(
+    dense: Dense, layer: DenseLayer, x_ND: torch.Tensor, windows: int, least: int
+) -> torch.Tensor:
+    """Return the logarithm of the attention that a token is given, `[B, S, G]`, float64.
+
+    A mean over a group's heads and over queries at least `least` tokens later; minus infinity
+    where there are fewer than `least` of those.
+    """
+    share_BHSS = _attention(dense, layer, x_ND, windows)
+    later_SS = torch.ones(share_BHSS.shape[-2:], dtype=share_BHSS.dtype).tril(-least)
+    count_S = later_SS.sum(0)
+    given_BHS = (share_BHSS * later_SS).sum(2) / count_S.clamp_min(1)
+    given_BGS = given_BHS.unflatten(1, (len(layer.k_GFD), -1)).mean(2).double()
+    log_BGS = given_BGS.clamp_min(_LITTLE).log()
+    return log_BGS.masked_fill(count_S < least, float("-inf")).mT
+
+
+def _attention(dense: Dense, layer: DenseLayer, x_ND: torch.Tensor, windows: int) -> torch.Tensor:
+    """Return what each query gives to each key, `[B, H, S, S]`."""
+    groups, width, _ = layer.k_GFD.shape
     x_BSD = x_ND.float().unflatten(0, (windows, -1))
     q_BHSF = _turned(dense, x_BSD, layer.q_HFD, layer.q_HF)
     k_BGSF = _turned(dense, x_BSD, layer.k_GFD, layer.k_GF)
     k_BHSF = k_BGSF.repeat_interleave(q_BHSF.shape[1] // groups, 1)
     score_BHSS = q_BHSF @ k_BHSF.mT * (width**-0.5 * dense.amplitude**2)
     later_SS = torch.ones(score_BHSS.shape[-2:], dtype=torch.bool).triu(1)
-    given_BHS = torch.softmax(score_BHSS.masked_fill(later_SS, float("-inf")), -1).sum(2)
-    given_N = given_BHS.mean(1).flatten().double()
-    return (1 - share) * even_N + share * given_N / given_N.sum()
+    return torch.softmax(score_BHSS.masked_fill(later_SS, float("-inf")), -1)
 
 
 def _turned(

@@ -18,6 +18,7 @@ from student.vocabulary import Vocabulary
 from student.warm_start import (
     calibration,
     depth,
+    entries,
     experts,
     latent,
     residual,
@@ -26,6 +27,7 @@ from student.warm_start import (
 )
 from student.warm_start.calibration import Seen
 from student.warm_start.dense import Dense, Numbers
+from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 
 SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights
@@ -274,6 +276,7 @@ class V4Plan:
         carving: of feed-forward layers; v4 has no dense ones, and one shared part.
         head_dim: of queries and the shared entry; None for `shared_entry.exact_width`.
         sliding_window: tokens attended to; None for all of the context.
+        entries: in every layer, of all that came before; None leaves the window alone.
         noise: of hyper-connections, which parts the streams; see `residual.plain`.
         layers: that are kept; None for all.
         positions: tokens of context; None for the teacher's.
@@ -282,6 +285,7 @@ class V4Plan:
     carving: Carving
     head_dim: int | None = None
     sliding_window: int | None = None
+    entries: Pooling | None = None
     noise: float = 0.0
     layers: int | None = None
     positions: int | None = None
@@ -299,8 +303,10 @@ def inherit_v4(
     """Return a student of the v4 family with the teacher's weights.
 
     Where a window holds the whole text, all experts are asked and heads are as wide as
-    `shared_entry.exact_width` it is its teacher. Compressor, indexer, hash tables and prediction
-    layers have nothing to inherit, so there are none.
+    `shared_entry.exact_width` it is its teacher. Indexer, hash tables and prediction layers have
+    nothing to inherit, so there are none. Compressors are solved for, where the plan has entries;
+    those are hidden within the window as well as a few rotary pairs can, so the student is its
+    teacher less exactly.
 
     Args:
         dense: the teacher.
@@ -315,11 +321,14 @@ def inherit_v4(
     """
     require_v4_plan(dense.numbers, plan)
     _require_vocabulary(dense, vocabulary)
+    if plan.entries is not None and plan.entries.tokens > seen.token_BS.shape[1]:
+        raise WarmStartError(
+            f"entries: tokens is {plan.entries.tokens}, more than the {seen.token_BS.shape[1]} of "
+            "a window of the text to fit on; give longer windows."
+        )
     dense, seen = _pruned(dense, seen, plan.layers)
     size = dense.numbers
-    # Group after group, as keys stand in the entry; as they are turned by, in float32.
-    frequencies = tuple(dense.frequency_P.float().tolist()) * size.kv_heads
-    config = v4_config_of(size, plan, frequencies)
+    config = v4_config_of(size, plan, dense.frequency_P)
     shape = shared_entry.Shape(
         head_dim=config.head_dim, eps=config.rms_norm_eps, amplitude=dense.amplitude
     )
@@ -327,8 +336,13 @@ def inherit_v4(
     state, loads, fluctuations = _ends(dense) | residual.plain(config, plan.noise), [], []
     for number, layer in enumerate(dense.layers):
         at = f"layers.{number}."
-        unit_ND = calibration.normed(seen.before[number], one_D, size.eps)
-        shared = shared_entry.convert(layer, unit_ND, shape)
+        if plan.entries is None:
+            unit_ND = calibration.normed(seen.before[number], one_D, size.eps)
+            shared = shared_entry.convert(layer, unit_ND, shape)
+        else:
+            shared = entries.convert_with_entries(
+                dense, number, seen, shape, plan.entries, config.sliding_window
+            )
         fluctuations.append(shared.fluctuation)
         carved = experts.carve(layer, seen.network(dense, number), plan.carving, "v4")
         loads.append(carved.load_E)
@@ -353,11 +367,13 @@ def require_v4_plan(size: Numbers, plan: V4Plan) -> None:
     """
     if size.biased:
         raise WarmStartError(shared_entry.BIASED)
-    least, most = size.cache_values + 1, shared_entry.exact_width(size)
+    more = 0 if plan.entries is None else plan.entries.features
+    least, most = size.cache_values + 1 + more, shared_entry.exact_width(size) + more
     if plan.head_dim is not None and not least <= plan.head_dim <= most:
         raise WarmStartError(
             f"head_dim is {plan.head_dim}; it must be from {least}, the teacher's keys and values "
-            f"and a pad, to {most}, where the map is exact."
+            f"and a pad{', and what entries need' if more else ''}, to {most}, where the map is "
+            "exact."
         )
     _require_positions(size, plan.positions)
     context = plan.positions or size.max_positions
@@ -366,6 +382,8 @@ def require_v4_plan(size: Numbers, plan: V4Plan) -> None:
             f"sliding_window is {plan.sliding_window}; it must be from 1 to the {context} tokens "
             "of context."
         )
+    if plan.entries is not None:
+        _require_entries(plan.entries, context)
     if plan.carving.shared != 1:
         raise WarmStartError(
             f"experts: shared is {plan.carving.shared}; v4 has one shared expert, so make it 1."
@@ -373,20 +391,44 @@ def require_v4_plan(size: Numbers, plan: V4Plan) -> None:
     _require_parts(size, plan.carving)
 
 
-def v4_config_of(size: Numbers, plan: V4Plan, frequencies: tuple[float, ...]) -> V4Config:
-    """Return what a v4 student of this teacher and plan is made of."""
+def _require_entries(pooling: Pooling, context: int) -> None:
+    if not 2 <= pooling.tokens <= context:
+        raise WarmStartError(
+            f"entries: tokens is {pooling.tokens}; an entry stands for 2 to the {context} tokens "
+            "of context."
+        )
+    if pooling.pairs < 0 or pooling.reach < 1:
+        raise WarmStartError(
+            f"entries: pairs is {pooling.pairs} and reach {pooling.reach}; make pairs 0 or more "
+            "and reach the tokens of the longest text."
+        )
+
+
+def v4_config_of(size: Numbers, plan: V4Plan, frequency_P: torch.Tensor) -> V4Config:
+    """Return what a v4 student of this teacher and plan is made of.
+
+    Args:
+        size: the teacher's.
+        plan: how it is cut.
+        frequency_P: radians a token of a teacher's head.
+    """
     how, context = plan.carving, plan.positions or size.max_positions
-    window: LayerType = "swa"
+    kind: LayerType = "swa" if plan.entries is None else "hca"
+    pooling = plan.entries or Pooling(tokens=128, pairs=0)  # of which no layer has any
+    more = 0 if plan.entries is None else pooling.features
+    # The mask's, and then group after group, as keys stand in the entry; as turned by, in float32.
+    frequencies = pooling.frequencies + tuple(frequency_P.float().tolist()) * size.kv_heads
     return V4Config(
-        layer_types=(window,) * (plan.layers or size.layers),
+        layer_types=(kind,) * (plan.layers or size.layers),
         hidden_size=size.hidden_size,
         num_heads=size.heads,
-        head_dim=plan.head_dim or shared_entry.exact_width(size),
-        qk_rope_head_dim=size.cache_values // 2,
+        head_dim=plan.head_dim or shared_entry.exact_width(size) + more,
+        qk_rope_head_dim=size.cache_values // 2 + 2 * pooling.pairs,
         q_lora_rank=size.hidden_size,
         o_groups=size.heads,
         o_lora_rank=size.head_dim,
         sliding_window=plan.sliding_window or context,
+        hca_compression=pooling.tokens,
         num_hash_layers=0,
         num_routed_experts=how.routed,
         num_experts_per_token=how.active,

@@ -1,0 +1,168 @@
+"""What compressed entries give back to a DeepSeek-V4 student of a dense teacher.
+
+    python tests/bench/warm_start_v4.py --json PATH [--novels DIR] [--student NAME]...
+
+The embedded teacher, on one thread; nothing is trained. Measured on windows of text that nothing
+was fitted to or chosen on, of the sets of `warm_start.py`: 24 of 256 tokens, and of some
+students 12 of 512. Students are fitted to 16 windows of 256 tokens. `exact` is as wide
+as the map needs, `narrow` has 512 values a token and layer, both with the whole text in their
+window; all others are as narrow and see 128 tokens, and what their entries hold: `first128` every
+128th token as it is, `first16` every 16th, `mean4` and `mean16` means of as many tokens.
+`mean4_sharper` has a gate that takes nearly one token of four, `mean4_unmasked` shows entries
+within the window, too, `mean4_long` has a mask for 520 tokens. For each: KL to the teacher in nats
+a token (of all, and of tokens from 128 on), top-1 agreement, the ratio of perplexities, the values
+a layer caches for a text of that length, its share of those of the teacher, and CPU-seconds of
+making it.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Python looks beside a script first, and there `student` is another benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import torch.nn.functional as F
+
+from distill.loss.divergences import forward_kl
+from distill.teachers import embedded, local
+from student import weights
+from student.config import V4Config
+from student.documents import Documents
+from student.model import Student
+from student.vocabulary import Vocabulary
+from student.warm_start import calibration, convert, dense
+from student.warm_start.convert import V4Plan
+from student.warm_start.entries import Pooling
+from student.warm_start.experts import Carving
+from tests.bench import warm_start
+
+FITTED, WINDOW = 16, 128
+CARVING = Carving(shared=1, routed=3, active=3, spread=convert.SPREAD)
+LENGTHS, LONG = (256, 512), ("window", "first128", "mean4_long")
+CPU = torch.device("cpu")
+POOLINGS = {
+    "window": None,
+    "first128": Pooling(tokens=128, gate="first", pairs=0),
+    "first16": Pooling(tokens=16, gate="first"),
+    "mean4": Pooling(tokens=4),
+    "mean4_sharper": Pooling(tokens=4, sharpness=6.0),
+    "mean4_unmasked": Pooling(tokens=4, pairs=0),
+    "mean16": Pooling(tokens=16),
+    "mean4_long": Pooling(tokens=4, pairs=16, reach=520),
+}
+PLANS = {
+    "exact": V4Plan(carving=CARVING),
+    "narrow": V4Plan(carving=CARVING, head_dim=512),
+} | {
+    name: V4Plan(carving=CARVING, head_dim=512, sliding_window=WINDOW, entries=pooling)
+    for name, pooling in POOLINGS.items()
+}
+
+
+class Bench:
+    """The teacher, the text, and what was measured so far."""
+
+    def __init__(self, sets: warm_start.Sets, path: Path) -> None:
+        place = embedded.ensure(lambda said: None)
+        self.model: Any = local.load_model(place, device=CPU)
+        self.path, self.dense = path, dense.read(self.model)
+        tokenizer = weights.load_tokenizer(place)
+        self.vocabulary = Vocabulary(
+            size=len(self.dense.embed_VD),
+            bos=tokenizer.bos_token_id,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+        )
+        each = FITTED // len(sets)
+        fit = [warm_start.windows(s["fit"], tokenizer, each, 2) for s in sets.values()]
+        self.seen = calibration.watch(self.model, torch.cat(fit))
+        self.test = {
+            f"{name}_{length}": _windows(sides["test"], tokenizer, length)
+            for length in LENGTHS
+            for name, sides in sets.items()
+        }
+        self.said = {name: self.hidden(token_BS) for name, token_BS in self.test.items()}
+        self.figures: dict[str, float] = {}
+
+    @torch.no_grad()
+    def hidden(self, token_BS: torch.Tensor) -> list[torch.Tensor]:
+        """Return the teacher's last hidden states, `[S, D]` a window."""
+        body = self.model.model
+        return [body(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS]
+
+    def run(self, name: str) -> None:
+        """Make a student and measure it."""
+        began = time.process_time()
+        made = convert.inherit_v4(self.dense, self.seen, PLANS[name], self.vocabulary)
+        self.add(f"{name}_cpu_seconds", time.process_time() - began)
+        config = made.student.config
+        assert isinstance(config, V4Config)
+        for length in LENGTHS if name in LONG else LENGTHS[:1]:
+            values = _cached(config, length)
+            self.add(f"{name}_{length}_cached_values_a_layer", values)
+            theirs = self.dense.numbers.cache_values * length
+            self.add(f"{name}_{length}_cached_share_of_teacher", values / theirs)
+            for of in (of for of, token_BS in self.test.items() if token_BS.shape[1] == length):
+                self.measure(made.student, name, of)
+
+    @torch.no_grad()
+    def measure(self, student: Student, name: str, of: str) -> None:
+        """Add KL, agreement and the ratio of perplexities on one set."""
+        token_BS = self.test[of]
+        kl_S = torch.zeros(token_BS.shape[1])
+        hits = loss = 0.0
+        for row_S, hidden_SD in zip(token_BS, self.said[of], strict=True):
+            own_SD = student(row_S, Documents([len(row_S)], CPU)).hidden_ND
+            log_p = F.linear(hidden_SD, self.dense.embed_VD).log_softmax(-1)
+            log_q = student.logits(own_SD).log_softmax(-1)
+            kl_S += forward_kl(log_p, log_q) / len(token_BS)
+            hits += float((log_p.argmax(-1) == log_q.argmax(-1)).float().mean())
+            loss += float((log_p - log_q)[:-1].gather(1, row_S[1:, None]).mean())
+        self.add(f"{name}_{of}_kl", float(kl_S.mean()))
+        self.add(f"{name}_{of}_kl_from_{WINDOW}", float(kl_S[WINDOW:].mean()))
+        self.add(f"{name}_{of}_top1", hits / len(token_BS))
+        self.add(f"{name}_{of}_perplexity_ratio", math.exp(loss / len(token_BS)))
+
+    def add(self, name: str, value: float) -> None:
+        """Keep a figure, on disk at once."""
+        self.figures[name] = float(f"{value:.4g}")
+        print(name, self.figures[name], flush=True)
+        self.path.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _windows(documents: list[str], tokenizer: Any, length: int) -> torch.Tensor:
+    """Return windows of 256 tokens as in `warm_start.py`; longer ones from the text's beginning."""
+    if length == warm_start.LENGTH:
+        return warm_start.windows(documents, tokenizer, warm_start.WINDOWS, 1)
+    ids = tokenizer("\n".join(documents)[:60_000])["input_ids"]
+    count = min(warm_start.WINDOWS * warm_start.LENGTH, len(ids)) // length
+    return torch.tensor(ids[: count * length]).unflatten(0, (count, length))
+
+
+def _cached(config: V4Config, length: int) -> int:
+    """Return the values a layer keeps of a text: its window's, and its entries'."""
+    entries = length // config.hca_compression if "hca" in config.layer_types else 0
+    return config.head_dim * (min(config.sliding_window, length) + entries)
+
+
+def main() -> None:
+    """Measure, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--novels", type=Path)
+    parser.add_argument("--student", action="append", choices=PLANS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench(warm_start.texts(given.novels), given.json)
+    for name in given.student or PLANS:
+        bench.run(name)
+
+
+if __name__ == "__main__":
+    main()
