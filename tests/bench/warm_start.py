@@ -303,10 +303,10 @@ class Bench:
         """Measure perplexity and a needle over contexts that the fit never saw."""
         novel = next(sides["test"] for name, sides in self.sets.items() if name == "novels")
         ids = self.tokenizer(novel[0][:400_000])["input_ids"]
-        for name in ("whole", "cache75", "cache50", "cache25"):
-            student = self.fitted(name)
-            for length, count in LONG.items():
-                cut = [ids[at * length : (at + 1) * length] for at in range(count)]
+        students = {name: self.fitted(name) for name in ("whole", "cache75", "cache50", "cache25")}
+        for length, count in LONG.items():
+            cut = [ids[at * length : (at + 1) * length] for at in range(count)]
+            for name, student in students.items():
                 self.add(f"{name}_{length}_perplexity", math.exp(self.loss(student, cut)))
                 found = [self.finds(student, row, number) for number, row in enumerate(cut)]
                 self.add(f"{name}_{length}_needles_of_{count}", sum(found))
