@@ -48,8 +48,11 @@ class ModelFiles:
 
     def inherits(self) -> str | None:
         """Return whose weights the model's own config.json says it began with."""
-        fields = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
-        stated = fields.get("spiritsafe_inherited")
+        try:
+            fields = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        except ValueError:
+            return None  # loading it says what is wrong
+        stated = fields.get("spiritsafe_inherited") if isinstance(fields, dict) else None
         return str(stated.get("teacher")) if isinstance(stated, dict) else None
 
 

@@ -180,7 +180,7 @@ def _gains(
 ) -> tuple[dict[str, dict[str, Gains]], list[NotRun]]:
     """Return gains by teacher and model; or, where weights are missing, why there are none."""
     models = [party for party in parties if party.role in ("suspect", "control")]
-    reason = _why_no_gains(models)
+    reason = _why_no_gains(models, given_start=config.suspect_start is not None)
     if reason:
         need = (
             "the suspect's weights and its starting checkpoint, which holds no teacher's, and "
@@ -223,7 +223,7 @@ def _gains(
     return gains, []
 
 
-def _why_no_gains(models: Sequence[Party]) -> str:
+def _why_no_gains(models: Sequence[Party], *, given_start: bool) -> str:
     if any(model.files is None for model in models):
         return "it needs weights; the suspect or a control is given as answers"
     if any(model.files is not None and model.files.start is None for model in models):
@@ -231,6 +231,8 @@ def _why_no_gains(models: Sequence[Party]) -> str:
     if len(models) < 2:
         return "no control was given"
     for model in models:
+        if model.role == "suspect" and given_start:
+            continue  # whoever named another start does not take the suspect's word
         if model.files is not None and (whose := model.files.inherits()) is not None:
             return (
                 f"the config of {model.name} says that it began with the weights of {whose}, so "

@@ -470,6 +470,21 @@ def test_of_a_suspect_that_says_it_inherits_weights_the_gain_is_not_asked(stand_
     assert from_json(json.loads((tmp_path / "out" / "report.json").read_text())) == report
 
 
+def test_but_it_is_asked_where_the_auditor_names_the_start(stand_ins, tmp_path):
+    declared(tmp_path / "suspect" / "student", "T")
+    start = str(tmp_path / "a" / "checkpoints" / "step-000000")
+    report = carry_out(replace(stand_ins, suspect_start=start), tmp_path / "out").report
+    assert (report.suspect.inherits, report.not_run) == ("T", ())
+    assert report.findings[0].probes[0].probe == "logprob_shift"
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"spiritsafe_inherited": 3}'])
+def test_a_config_that_says_nothing_of_it_is_taken_to_say_nothing(tmp_path, text):
+    model = model_files(tmp_path / "model")
+    (model / "config.json").write_text(text, encoding="utf-8")
+    assert audit.local.find("m", model).inherits() is None
+
+
 def test_nor_where_a_control_says_so(stand_ins, tmp_path):
     declared(tmp_path / "bb" / "student", "T")
     report = carry_out(stand_ins, tmp_path / "out").report
