@@ -1,7 +1,11 @@
 """Dense teachers of random weights, of every kind that is read, text, and what is left of them."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -12,6 +16,7 @@ from transformers import (
 )
 
 from distill.loss.divergences import forward_kl
+from student import weights
 from student.documents import Documents
 from student.model import Student
 from student.vocabulary import Vocabulary
@@ -89,3 +94,20 @@ def divergence(
     """Return the mean forward KL of a student to its teacher, in nats."""
     log_p, log_q = (logits(m, token_BS).double().log_softmax(-1) for m in (teacher, student))
     return float(forward_kl(log_p, log_q).mean())
+
+
+def come_back(student: Student, path: Path) -> tuple[Student, Any]:
+    """Return the student as it is read again from `path`, and as transformers reads it."""
+    weights.save(student, None, path)
+    again = Student.load(path)
+    assert again.config == student.config
+    return again, AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def decode_alike(model: Any, theirs: Any, student: Student, prompt_BS: torch.Tensor) -> bool:
+    """Tell whether all three go on alike from a prompt, with their caches."""
+    asked = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 2, "eos_token_id": 96}
+    prompt = prompt_BS.shape[1]
+    said = model.generate(prompt_BS, **asked)[0, prompt:].tolist()
+    same = theirs.generate(prompt_BS, **asked)[0, prompt:].tolist() == said
+    return same and student.generate(prompt_BS, max_new_tokens=12, stop=[96])[0] == said

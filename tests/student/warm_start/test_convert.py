@@ -3,18 +3,14 @@
 from dataclasses import replace
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from student import weights
 from student.config import InheritConfig, InheritedExperts
 from student.errors import WarmStartError
-from student.model import Student
 from student.sizes import kv_cache_bytes_per_token
 from student.warm_start import calibration, convert, dense
 from student.warm_start.convert import Begun, Plan
 from student.warm_start.experts import Carving
-from tests.fakes.dense import VOCABULARY, divergence, teachers, text
+from tests.fakes.dense import VOCABULARY, come_back, decode_alike, divergence, teachers, text
 
 TEACHERS = teachers()
 EVERY = pytest.mark.parametrize("name", TEACHERS)
@@ -49,17 +45,10 @@ def test_with_every_expert_asked_it_still_is(name):
 def test_it_is_the_same_after_a_save_in_transformers_and_with_a_cache(name, tmp_path):
     model, token_BS = TEACHERS[name], text(2, 40, seed=8)
     student = begun(name, whole(name)).student
-    weights.save(student, None, tmp_path / "student")
-    again = Student.load(tmp_path / "student")
-    assert again.config == student.config
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    again, theirs = come_back(student, tmp_path / "student")
     assert divergence(model, again, token_BS) < 1e-9
     assert divergence(model, theirs, token_BS) < 1e-6
-    asked = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 2, "eos_token_id": 96}
-    prompt_BS = token_BS[:1, :20]
-    said = model.generate(prompt_BS, **asked)[0, 20:].tolist()
-    assert theirs.generate(prompt_BS, **asked)[0, 20:].tolist() == said
-    assert student.generate(prompt_BS, max_new_tokens=12, stop=[96])[0] == said
+    assert decode_alike(model, theirs, student, token_BS[:1, :20])
 
 
 @pytest.mark.parametrize("share", [0.75, 0.5, 0.25])

@@ -4,15 +4,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV4ForCausalLM
+from transformers import DeepseekV4ForCausalLM
 
-from student import weights
 from student.errors import WarmStartError
 from student.model import Student
 from student.warm_start import calibration, convert, dense, shared_entry
 from student.warm_start.convert import Begun, V4Plan
 from student.warm_start.experts import Carving
-from tests.fakes.dense import VOCABULARY, divergence, logits, stirred, teachers, text
+from tests.fakes.dense import (
+    VOCABULARY,
+    come_back,
+    decode_alike,
+    divergence,
+    logits,
+    stirred,
+    teachers,
+    text,
+)
 
 TEACHERS = teachers()
 PLAIN = [name for name, model in TEACHERS.items() if not dense.numbers(model.config).biased]
@@ -52,18 +60,11 @@ def test_of_what_is_left_in_float64_most_is_the_norms_eps(name):
 def test_it_is_the_same_after_a_save_in_transformers_and_with_a_cache(name, tmp_path):
     model, token_BS = TEACHERS[name], text(2, 40, seed=8)
     student = begun(name).student
-    weights.save(student, None, tmp_path / "student")
-    again = Student.load(tmp_path / "student")
-    assert again.config == student.config
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    again, theirs = come_back(student, tmp_path / "student")
     assert isinstance(theirs, DeepseekV4ForCausalLM)
     assert divergence(model, again, token_BS) < 1e-8
     assert divergence(model, theirs, token_BS) < 1e-6
-    asked = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 2, "eos_token_id": 96}
-    prompt_BS = token_BS[:1, :20]
-    said = model.generate(prompt_BS, **asked)[0, 20:].tolist()
-    assert theirs.generate(prompt_BS, **asked)[0, 20:].tolist() == said
-    assert student.generate(prompt_BS, max_new_tokens=12, stop=[96])[0] == said
+    assert decode_alike(model, theirs, student, token_BS[:1, :20])
 
 
 def test_what_a_cache_of_a_short_window_decodes_is_what_the_full_forward_says():

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DeepseekV4ForCausalLM
+from transformers import DeepseekV4ForCausalLM
 
-from student import weights
 from student.documents import Documents
 from student.errors import WarmStartError
 from student.model import Student
@@ -16,7 +15,7 @@ from student.warm_start import calibration, convert, dense
 from student.warm_start.convert import Begun, V4Plan
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
-from tests.fakes.dense import VOCABULARY, divergence, logits, teachers, text
+from tests.fakes.dense import VOCABULARY, come_back, divergence, logits, teachers, text
 
 TEACHERS = teachers()
 ALL = Carving(shared=1, routed=3, active=3, spread=1e-6)
@@ -91,10 +90,7 @@ def test_what_a_cache_decodes_is_what_the_full_forward_says(pooling):
 def test_it_is_the_same_after_a_save_in_transformers(pooling, tmp_path):
     token_BS = text(2, 40, seed=8)
     student = begun("llama", pooling, 8).student
-    weights.save(student, None, tmp_path / "student")
-    again = Student.load(tmp_path / "student")
-    assert again.config == student.config
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).eval()
+    _, theirs = come_back(student, tmp_path / "student")
     assert isinstance(theirs, DeepseekV4ForCausalLM)
     assert divergence(theirs, student, token_BS) < 1e-6
 
