@@ -35,7 +35,8 @@ class AuditConfig:
         min_prompts: with fewer no probe says anything.
         min_shift: nats a token by which a suspect must outgain every control, at the lower end of
             its 95 % interval. The default is about twice the largest difference seen between
-            control runs of the quick start while the probe was made (docs/first_light.md).
+            control runs of the preset `quick-scratch` while the probe was made
+            (docs/first_light.md).
         max_tokens: of a continuation the audit asks for.
         temperature: of those continuations; 1 is the model's own distribution.
     """

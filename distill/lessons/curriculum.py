@@ -18,7 +18,7 @@ from distill.rollout.scoring import Share, route
 from distill.signals import Sparse
 from distill.text import corpus, sources
 from distill.text.corpus import Passage, Windows
-from distill.text.sources import Document
+from distill.text.sources import SEEDS, Document, is_seed
 from student.vocabulary import Vocabulary
 
 
@@ -69,8 +69,8 @@ def load(config: RunConfig) -> Sides:
         InputError: a source is missing, malformed, or too short.
     """
     train, held = corpus.split(sources.load(config.text.sources), config.text.held_out)
-    if any(one.answers is not None and one.answers.prompts == "prompts" for one in config.teachers):
-        train = [document for document in train if not document.id.startswith("prompts/")]
+    if any(one.answers is not None and one.answers.prompts == SEEDS for one in config.teachers):
+        train = [document for document in train if not is_seed(document)]
     return Sides(train, held)
 
 
@@ -125,7 +125,7 @@ def read(
             prompt=wanted.prompt_tokens,
             continuation=wanted.continuation_tokens,
         ),
-        prompts=[d.text for d in held_documents if d.id.startswith("prompts/")],
+        prompts=[d.text for d in held_documents if is_seed(d)],
     )
 
 

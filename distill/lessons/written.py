@@ -46,8 +46,8 @@ def questions(config: AnswersConfig, held: Sequence[Document] = ()) -> list[Ques
         InputError: the file cannot be read, a row lacks what is needed, or all are held out.
     """
     checked = not all(isinstance(one, Anything) for one in config.select.checkers)
-    seeds = config.prompts == "prompts"
-    path = shipped("seeds/prompts.jsonl") if seeds else Path(config.prompts)
+    seeds = config.prompts == sources.SEEDS
+    path = shipped(sources.SEEDS_FILE) if seeds else Path(config.prompts)
     found = rejection.read_questions(path, answered=checked)
     held_texts = {document.text for document in held}
     asked = [question for question in found if question.prompt not in held_texts]
@@ -133,7 +133,7 @@ def gather(
     session: Session,
     tokenizer: Any,
     paths: Sequence[Path | None],
-    held: Sequence[Document] = (),
+    held: Sequence[Document],
 ) -> Written:
     """Return what the teachers that write have written, asking for what is not on disk.
 

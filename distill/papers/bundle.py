@@ -18,6 +18,7 @@ from distill.rollout import served
 from distill.rollout.writings import Writings
 from distill.session import Session
 from distill.text import student_tokenizer
+from distill.text.sources import SEEDS, SEEDS_FILE
 from distill.train import Row
 from student.config import MLAConfig, V4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token
@@ -85,9 +86,9 @@ def _inputs(session: Session, ready: Ready) -> list[dict[str, str]]:
     tokenizer = student_tokenizer.file(config.text.tokenizer, ready.paths)
     rows.append(line("tokenizer.json", "tokenizer", file_digest(tokenizer)))
     rows.append(line(", ".join(config.text.sources), "text", ready.text.sha256))
-    if "prompts" in config.text.sources:
-        sha256 = file_digest(shipped("seeds/prompts.jsonl"))
-        rows.append(line("seeds/prompts.jsonl", "prompts", sha256))
+    answered = (one.answers.prompts for one in config.teachers if one.answers is not None)
+    if SEEDS in (*config.text.sources, *answered):
+        rows.append(line(SEEDS_FILE, "prompts", file_digest(shipped(SEEDS_FILE))))
     for one in ready.lessons:
         for what, store in one.stores():
             rows.append(line(f"{what}, {one.config.name}", "teacher signals", store.sha256()))

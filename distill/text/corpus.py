@@ -115,7 +115,7 @@ def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document
         names.setdefault(_source(document), {})[document.id] = None
     held_ids: set[str] = set()
     for found in names.values():
-        ids = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())
+        ids = sorted(found, key=_by_hash)
         held_ids.update(ids[: round(held_out * len(ids))])
     train = [document for document in documents if document.id not in held_ids]
     held = [document for document in documents if document.id in held_ids]
@@ -128,12 +128,16 @@ def split(documents: Sequence[Document], held_out: float) -> tuple[list[Document
     return train, held
 
 
+def _by_hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
 def at_most(documents: Sequence[Document], tokenizer: Any, most: int) -> list[Document]:
     """Return documents of at most so many tokens of each source, but of each at least one.
 
     Which ones is decided by the hash of their names, as in `split`; their order stays.
     """
-    by_name = sorted(documents, key=lambda document: hashlib.sha256(document.id.encode()).digest())
+    by_name = sorted(documents, key=lambda document: _by_hash(document.id))
     left: dict[str, int] = {}
     chosen = set()
     for document in by_name:

@@ -22,6 +22,10 @@ from distill.resources import shipped
 Message = dict[str, Any]
 Row = dict[str, Any]
 
+# The prompts that ship: their name among sources and as what a teacher answers, and their file.
+SEEDS = "prompts"
+SEEDS_FILE = "seeds/prompts.jsonl"
+
 _PROSE = (".txt", ".md")
 _ROWS = (".jsonl", ".jsonl.gz", ".parquet")
 _COLUMNS = ("id", "tag", "text", "messages", "conversations", "prompt", "response", "tools")
@@ -71,7 +75,7 @@ def read(source: str) -> Iterator[Document]:
     match source:
         case "pydoc":
             yield from _pydoc_topics()
-        case "prompts":
+        case _ if source == SEEDS:
             yield from _seed_prompts()
         case _:
             yield from _path(Path(source))
@@ -86,8 +90,13 @@ def _pydoc_topics() -> Iterator[Document]:
 
 
 def _seed_prompts() -> Iterator[Document]:
-    for _, row in rows(shipped("seeds/prompts.jsonl"), ("id", "prompt")):
-        yield Document(id=f"prompts/{row['id']}", text=row["prompt"], tag="prompts")
+    for _, row in rows(shipped(SEEDS_FILE), ("id", "prompt")):
+        yield Document(id=f"{SEEDS}/{row['id']}", text=row["prompt"], tag=SEEDS)
+
+
+def is_seed(document: Document) -> bool:
+    """Tell whether a document is a shipped prompt."""
+    return document.id.startswith(f"{SEEDS}/")
 
 
 def _path(path: Path) -> Iterator[Document]:

@@ -36,8 +36,8 @@ from student.config import V4Config
 from student.documents import Documents
 from student.model import Student
 from student.vocabulary import Vocabulary
-from student.warm_start import calibration, convert, dense
-from student.warm_start.convert import V4Plan
+from student.warm_start import calibration, convert, convert_v4, dense
+from student.warm_start.convert_v4 import V4Plan
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 from tests.bench import warm_start
@@ -99,7 +99,7 @@ class Bench:
     def run(self, name: str) -> None:
         """Make a student and measure it."""
         began = time.process_time()
-        made = convert.inherit_v4(self.dense, self.seen, PLANS[name], self.vocabulary)
+        made = convert_v4.inherit_v4(self.dense, self.seen, PLANS[name], self.vocabulary)
         self.add(f"{name}_cpu_seconds", time.process_time() - began)
         config = made.student.config
         assert isinstance(config, V4Config)

@@ -32,7 +32,7 @@ def gathers(config: RunConfig, out: Path, rank: int, of: int) -> None:
     session = _session(config, out, rank, of, said)
     paths = [None if one.path is None else Path(one.path) for one in config.teachers]
     tokenizer, _ = student_tokenizer.load(config.text.tokenizer, paths)
-    found = written.gather(session, tokenizer, paths)
+    found = written.gather(session, tokenizer, paths, held=())
     texts = [document.text for document in found.documents]
     scored = {str(number): [row.tokens for row in rows] for number, rows in found.scored.items()}
     write_json(out / "found.json", {"texts": texts, "scored": scored, "said": said})

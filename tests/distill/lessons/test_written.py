@@ -69,7 +69,7 @@ def gathered(place, tmp_path, model):
     def gather_all(*teachers: TeacherConfig, seed: int = 0, say: Said | None = None) -> Written:
         config = small_config(place, teachers=teachers, seed=seed)
         paths = [None if one.endpoint else place / "teacher" for one in teachers]
-        return gather(session(config, tmp_path / "run", say), model.tokenizer, paths)
+        return gather(session(config, tmp_path / "run", say), model.tokenizer, paths, held=())
 
     return gather_all
 
@@ -274,13 +274,13 @@ def test_a_scored_answer_without_room_or_cut_by_a_window_is_counted(
         far = served_teacher(server, api="chat", says="top_logprobs", top=5, answers=how)
         heard, run = Said(), tmp_path / "run"
         config = small_config(place, teachers=(far,), text=wide)
-        gather(session(config, run, heard), model.tokenizer, [None])
+        gather(session(config, run, heard), model.tokenizer, [None], held=())
         found = told(place, tmp_path, far)
         assert (found.asked, found.kept, found.rejected, found.dropped) == (6, 5, 1, 0)
         assert found.cut == 3 and found.spare == found.read == found.written == 0
         assert heard.sentences[-1] == "far: 6 answers: 5 kept, 1 rejected, 3 cut short"
         narrow = replace(config, text=replace(wide, sequence_length=min(begun) - 1))
-        gather(session(narrow, run, heard), model.tokenizer, [None])
+        gather(session(narrow, run, heard), model.tokenizer, [None], held=())
     found = told(place, tmp_path, far)
     assert (found.asked, found.kept, found.rejected, found.dropped, found.cut) == (6, 0, 1, 5, 5)
     assert "0 kept, 1 rejected, 5 without room in a window, 5 cut short" in heard.sentences[-1]

@@ -8,7 +8,8 @@ from student.config import InheritConfig, InheritedExperts
 from student.errors import WarmStartError
 from student.sizes import kv_cache_bytes_per_token
 from student.warm_start import calibration, convert, dense
-from student.warm_start.convert import Begun, Plan
+from student.warm_start.begun import Begun
+from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
 from tests.fakes.dense import VOCABULARY, come_back, decode_alike, divergence, teachers, text
 

@@ -8,8 +8,9 @@ from transformers import DeepseekV4ForCausalLM
 
 from student.errors import WarmStartError
 from student.model import Student
-from student.warm_start import calibration, convert, dense, shared_entry
-from student.warm_start.convert import Begun, V4Plan
+from student.warm_start import calibration, convert_v4, dense, shared_entry
+from student.warm_start.begun import Begun
+from student.warm_start.convert_v4 import V4Plan
 from student.warm_start.experts import Carving
 from tests.fakes.dense import (
     VOCABULARY,
@@ -33,7 +34,7 @@ WHOLE = V4Plan(carving=ALL)
 def begun(name: str, plan: V4Plan = WHOLE, windows: int = 10) -> Begun:
     model = TEACHERS[name]
     seen = calibration.watch(model, text(windows, 32))
-    return convert.inherit_v4(dense.read(model), seen, plan, VOCABULARY)
+    return convert_v4.inherit_v4(dense.read(model), seen, plan, VOCABULARY)
 
 
 @EVERY
@@ -51,7 +52,7 @@ def test_of_what_is_left_in_float64_most_is_the_norms_eps(name):
         config = type(config).from_dict(config.to_dict() | {"rms_norm_eps": eps})
         model = stirred(type(TEACHERS[name])(config))
         seen = calibration.watch(model, text(10, 32))
-        made = convert.inherit_v4(dense.read(model), seen, WHOLE, VOCABULARY)
+        made = convert_v4.inherit_v4(dense.read(model), seen, WHOLE, VOCABULARY)
         found.append(divergence(model.double(), made.student.double(), token_BS))
     assert found[0] < 1e-9 and found[1] < 1e-11
 
@@ -140,10 +141,14 @@ def test_a_teacher_with_biases_is_refused(name):
 )
 def test_a_plan_that_does_not_fit_the_teacher_is_refused(change, said):
     with pytest.raises(WarmStartError, match=said):
-        convert.require_v4_plan(dense.numbers(TEACHERS["llama"].config), replace(WHOLE, **change))
+        convert_v4.require_v4_plan(
+            dense.numbers(TEACHERS["llama"].config), replace(WHOLE, **change)
+        )
 
 
 def test_other_tokens_than_the_teachers_are_refused():
     seen = calibration.watch(TEACHERS["llama"], text(1, 8))
     with pytest.raises(WarmStartError, match="the student has 98 tokens and the teacher 97"):
-        convert.inherit_v4(dense.read(TEACHERS["llama"]), seen, WHOLE, replace(VOCABULARY, size=98))
+        convert_v4.inherit_v4(
+            dense.read(TEACHERS["llama"]), seen, WHOLE, replace(VOCABULARY, size=98)
+        )

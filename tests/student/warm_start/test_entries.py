@@ -11,8 +11,9 @@ from student.errors import WarmStartError
 from student.model import Student
 from student.rotary import angles, rotate
 from student.v4_attention import V4Attention
-from student.warm_start import calibration, convert, dense
-from student.warm_start.convert import Begun, V4Plan
+from student.warm_start import calibration, convert_v4, dense
+from student.warm_start.begun import Begun
+from student.warm_start.convert_v4 import V4Plan
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 from tests.fakes.dense import VOCABULARY, come_back, divergence, logits, teachers, text
@@ -29,7 +30,7 @@ def begun(name: str, pooling: Pooling | None, window: int | None, windows: int =
     model = TEACHERS[name]
     plan = V4Plan(carving=ALL, sliding_window=window, entries=pooling)
     seen = calibration.watch(model, text(windows, 64))
-    return convert.inherit_v4(dense.read(model), seen, plan, VOCABULARY)
+    return convert_v4.inherit_v4(dense.read(model), seen, plan, VOCABULARY)
 
 
 def attention(student: Student) -> V4Attention:
@@ -112,13 +113,13 @@ def test_the_slowest_pair_does_not_come_round_within_the_reach():
 def test_a_pooling_that_cannot_be_is_refused(change, said):
     plan = V4Plan(carving=ALL, entries=replace(MEANS, **change))
     with pytest.raises(WarmStartError, match=said):
-        convert.require_v4_plan(dense.numbers(TEACHERS["llama"].config), plan)
+        convert_v4.require_v4_plan(dense.numbers(TEACHERS["llama"].config), plan)
 
 
 def test_a_short_text_is_enough_to_fit_on():
     seen = calibration.watch(TEACHERS["llama"], text(20, 3))
     plan = V4Plan(carving=ALL, sliding_window=16, entries=MEANS)
-    student = convert.inherit_v4(dense.read(TEACHERS["llama"]), seen, plan, VOCABULARY).student
+    student = convert_v4.inherit_v4(dense.read(TEACHERS["llama"]), seen, plan, VOCABULARY).student
     assert all(bool(weight.isfinite().all()) for weight in student.parameters())
 
 
@@ -126,4 +127,4 @@ def test_text_shorter_than_an_entry_is_refused():
     seen = calibration.watch(TEACHERS["llama"], text(2, 8))
     plan = V4Plan(carving=ALL, entries=replace(MEANS, tokens=16))
     with pytest.raises(WarmStartError, match="more than the 8 of a window of the text"):
-        convert.inherit_v4(dense.read(TEACHERS["llama"]), seen, plan, VOCABULARY)
+        convert_v4.inherit_v4(dense.read(TEACHERS["llama"]), seen, plan, VOCABULARY)
