@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from audit.report.axes import number
 from audit.report.charts import duration
+from audit.report.languages import Catalogue
 from audit.report.reveal import reveal
 
 MOST_BYTES = 2_000_000
@@ -45,8 +46,10 @@ def environment(packages: tuple[str, ...]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css = style()
+    css, words = style(), Catalogue.load(packages)
     made.globals.update(style=Markup(css), policy=policy(css), digest_code=digest_code)
+    made.globals.update(say=words.say, label=words.label)
+    made.filters.update(told=words.told, title=words.title, drawing=words.drawing)
     made.filters.update(figure=figure, p_value=p_value, duration=duration, clip=clip)
     made.filters.update(sentence=sentence)
     return made

@@ -20,10 +20,12 @@ HIDDEN = re.compile(
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, and whether its tags nest."""
+    """The elements of a page, its text in one language, and whether its tags nest."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, html: str, language: str = "en") -> None:
         super().__init__()
+        self.other = {"en": "zh", "zh": "en"}[language]
+        self.unread = 0  # elements that are open of which the reader sees nothing
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.open: list[str] = []
@@ -35,15 +37,19 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+            if self.unread or dict(attrs).get("class") == self.other:
+                self.unread += 1
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         self.nested = self.nested and bool(self.open) and self.open.pop() == tag
+        self.unread = max(0, self.unread - 1)
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if not self.unread:
+            self.text += data
 
 
 def assert_self_contained(html: str) -> None:
@@ -75,6 +81,9 @@ def assert_policy_allows_the_style_alone(html: str) -> None:
 
 
 def drawings(html: str) -> list[ElementTree.Element]:
-    """Return the charts of a page, parsed as XML."""
+    """Return the charts of a page in English, parsed as XML."""
     found = re.findall(r'<svg class="chart".*?</svg>', html, re.DOTALL)
-    return [ElementTree.fromstring(drawing) for drawing in found]
+    chinese = r'<(tspan class="zh"|title|desc) lang="zh-Hans">.*?</(tspan|title|desc)>'
+    english = r'<tspan class="en">(.*?)</tspan>'
+    read = [re.sub(english, r"\1", re.sub(chinese, "", drawing)) for drawing in found]
+    return [ElementTree.fromstring(drawing) for drawing in read]
