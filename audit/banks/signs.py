@@ -23,10 +23,10 @@ _REFUSAL = re.compile(
     rf"(?:(?:{_SORRY}|{_AS_A_MODEL})[^.!?\n]*\b)?(?:i|we) ?(?:{_UNABLE})\b", re.IGNORECASE
 )
 _REFUSAL_ZH = re.compile(
-    r"(?:(?:\S{0,2}抱歉|对不起|不好意思|作为)[^。！？\n]*|我)(?:无法|不能|没法|没有办法|不便)"  # noqa: RUF001
+    r"(?:(?:\S{0,2}抱歉|对不起|不好意思|作为)[^。！？\n]*|我)(?:无法|不能|没法|没有办法|不便)"
 )
 _WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3400-\u4dbf\u4e00-\u9fff]+")
-_OPEN = ",-(/，、（"  # noqa: RUF001 (what a text that goes on may have as its last character)
+_OPEN = ",-(/，、（"  # what a text that goes on may have as its last character
 
 
 def refuses(text: str) -> bool:

@@ -1,7 +1,5 @@
 """Refusals and broken ends are told by a few rules, each shown here with what it lets pass."""
 
-# ruff: noqa: RUF001 (Chinese has its own commas)
-
 import tracemalloc
 
 import pytest
