@@ -1,5 +1,8 @@
 """Texts of a result on disk: each there whole under its name, or not at all."""
 
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from audit.errors import AuditError
@@ -23,6 +26,19 @@ def write_text(path: Path, text: str) -> None:
         raise AuditError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another --out."
         ) from error
+
+
+def comma_separated(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV with line feeds, which reads back as what it was.
+
+    Python's writer leaves a cell with a carriage return bare, and its reader ends the row there.
+    """
+    text = io.StringIO()
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    return text.getvalue()
 
 
 def _remove(path: Path) -> None:

@@ -5,17 +5,15 @@ families; of its own family only name, role, group and date of publication are r
 at afterwards, to count how often the findings are right, wrong and silent.
 """
 
-import csv
-import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from audit.bank import Bank, load
-from audit.files import write_text
+from audit.files import comma_separated, write_text
 from audit.lineup import case, index, known, reading
 from audit.lineup.case import Stratum
 from audit.lineup.judging import judge
@@ -153,13 +151,20 @@ def _write(found: Validation, out: Path) -> None:
 
 
 def table(found: Validation) -> str:
-    """Return `verdicts.csv`: one row a pair; an absent number is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    """Return `verdicts.csv`: one row a pair; an absent number is an empty cell.
+
+    Names stand as the bank has them, but for one that a spreadsheet would take for a formula.
+    """
+    rows: list[Sequence[str]] = [COLUMNS]
     for one in found.judged:
         r = one.ruling
         numbers = (r.score, r.rank, r.p_value, r.p_adjusted, r.log10_lr)
         cells = ["" if value is None else repr(value) for value in numbers]
-        writer.writerow([r.suspect, r.group, *cells, r.verdict.value, r.relation])
-    return text.getvalue()
+        names = map(_inert, (r.suspect, r.group))
+        rows.append([*names, *cells, r.verdict.value, r.relation])
+    return comma_separated(rows)
+
+
+def _inert(name: str) -> str:
+    """Return a name as a cell that no spreadsheet computes: it stands behind an apostrophe."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

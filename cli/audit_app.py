@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cli import bank_app, options, plan_app, validate_app
+from cli.terminal import show
 
 _EXIT_FINDING = 3
 _EXIT_INSUFFICIENT = 4
@@ -146,7 +147,6 @@ def probe(
         from audit.config import load
         from audit.evidence import to_json
         from audit.probe import probe as carry_out
-        from audit.report.reveal import reveal
         from cli.progress import Progress
 
         resolved = load(config, {k: v for k, v in given.items() if v}, settings)
@@ -161,11 +161,11 @@ def probe(
             click.echo(json.dumps(to_json(report)))
         else:
             if report.suspect.inherits is not None:
-                whose = reveal(report.suspect.inherits)
-                click.echo(f"suspect: its config says that it inherits the weights of {whose}")
+                whose = report.suspect.inherits
+                show(f"suspect: its config says that it inherits the weights of {whose}")
             for finding in (*report.findings, *report.controls.findings):
-                click.echo(options.finding_line(finding))
-            click.echo(f"page: {outcome.page}")
+                show(options.finding_line(finding))
+            show(f"page: {outcome.page}")
         raise SystemExit(_exit_code([str(f.verdict) for f in report.findings], fail_on))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.terminal import show
 
 # Named here as well as in audit.banks.importing, which --help must not wait for; a test compares.
 FORMATS = ("alpaca-eval", "arena-hard", "wildbench", "lm-eval")
@@ -64,11 +65,11 @@ def import_(
         tables = None if labels is None else Tables(models=labels, groups=groups, pairs=pairs)
         done = import_bank(source, out, format_name=format_name, tables=tables)
         for remark in remarks(done):
-            click.echo(remark, err=True)
+            show(remark, err=True)
         if as_json:
             click.echo(json.dumps({**asdict(done), "path": str(done.path)}))
         else:
-            click.echo(f"{done.path}: {done.models:,} models, {done.answers:,} answers")
+            show(f"{done.path}: {done.models:,} models, {done.answers:,} answers")
 
 
 @bank.command()

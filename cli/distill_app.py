@@ -8,6 +8,7 @@ import click
 
 from cli import options
 from cli.store_app import store
+from cli.terminal import show
 
 _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from there."
 
@@ -115,7 +116,8 @@ def _carry_out(config: object, out: Path, *, as_json: bool, quiet: bool) -> None
     if as_json:
         click.echo(json.dumps({**outcome.evaluation, "out": str(out), "reused": outcome.reused}))
         return
-    click.echo(f"student: {out / 'student'}\npage:    {outcome.page}")
+    show(f"student: {out / 'student'}")
+    show(f"page:    {outcome.page}")
 
 
 @main.command()
@@ -164,7 +166,7 @@ def capture(
             click.echo(json.dumps({"stores": rows}))
             return
         for row in rows:
-            click.echo(f"{row['path']}: {row['tokens']:,} tokens, {row['bytes']:,} bytes")
+            show(f"{row['path']}: {row['tokens']:,} tokens, {row['bytes']:,} bytes")
 
 
 @main.command()
@@ -186,7 +188,7 @@ def verify(path: Path, as_json: bool, verbose: bool) -> None:
         else:
             said = {True: "ok", False: "CHANGED", None: "absent"}
             for row in found.rows:
-                click.echo(f"{said[row['ok']]:<8} {row['what']}: {row['seen']}")
+                show(f"{said[row['ok']]:<8} {row['what']}: {row['seen']}")
         if not found.ok:
             raise SystemExit(1)
 
@@ -202,7 +204,7 @@ def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
         from distill.config import load
 
         click.echo(strict_yaml.dump(load(config, settings)), nl=False)
-        click.echo(f"{config} is valid.", err=True)
+        show(f"{config} is valid.", err=True)
 
 
 @main.command()
@@ -216,12 +218,12 @@ def plan(config: Path | None, settings: tuple[str, ...], as_json: bool, verbose:
         from distill.config import load
         from distill.planning import outlook
 
-        found = outlook(load(config, settings), lambda said: click.echo(said, err=True))
+        found = outlook(load(config, settings), lambda said: show(said, err=True))
         if as_json:
             click.echo(json.dumps(asdict(found)))
             return
         for line in found.lines:
-            click.echo(line)
+            show(line)
 
 
 @main.command()
@@ -246,7 +248,7 @@ def init(name: str, verbose: bool) -> None:
         click.echo(starter.run_file(name), nl=False)
         warning = starter.too_large(name)
         if warning:
-            click.echo(f"note: {warning}", err=True)
+            show(f"note: {warning}", err=True)
 
 
 @main.command()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.terminal import show
+
 if TYPE_CHECKING:
     from audit.evidence import Finding
 
@@ -97,7 +99,8 @@ def sentences(*, verbose: bool, after_interrupt: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; {after_interrupt}", err=True)
+        click.echo(err=True)  # clear of the ^C
+        show(f"interrupted; {after_interrupt}", err=True)
         raise SystemExit(INTERRUPTED) from None
     except (click.ClickException, SystemExit):
         raise
@@ -105,7 +108,7 @@ def sentences(*, verbose: bool, after_interrupt: str) -> Iterator[None]:
         if verbose:
             raise
         sentence, code = _explain(error)
-        click.echo(f"error: {sentence}", err=True)
+        show(f"error: {sentence}", err=True)
         raise SystemExit(code) from None
 
 

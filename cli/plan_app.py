@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.terminal import show
 
 
 @click.command()
@@ -132,4 +133,4 @@ def plan(
             click.echo(json.dumps(asdict(found)))
             return
         for line in found.lines:
-            click.echo(line)
+            show(line)

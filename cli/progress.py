@@ -6,11 +6,13 @@ import time
 from collections import deque
 from types import TracebackType
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+from audit.report.reveal import one_line
+from cli.terminal import show
 
 # What the time left is judged by, in seconds: the start of a stage is seldom like the rest of it.
 _WINDOW = 30.0
@@ -66,21 +68,22 @@ class Progress:
         if self.bars is not None:
             self._draw(stage, done, total, said)
         elif done >= total or now - self.printed >= self.interval:
-            click.echo(f"{stage}: {said}", err=True)
+            show(f"{stage}: {said}", err=True)
             self.printed = now
 
     def say(self, sentence: str) -> None:
         """Print one sentence, clear of the bars."""
         if self.bars is not None:
-            self.bars.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            said = one_line(sentence)
+            self.bars.console.print(said, markup=False, highlight=False, soft_wrap=True)
         elif not self.quiet:
-            click.echo(sentence, err=True)
+            show(sentence, err=True)
 
     def _draw(self, stage: str, done: int, total: int, said: str) -> None:
         assert self.bars is not None
         if self.task is None:
-            self.task = self.bars.add_task(stage, total=total, completed=done, said=said)
-        self.bars.update(self.task, completed=done, said=said)
+            self.task = self.bars.add_task(stage, total=total, completed=done, said=one_line(said))
+        self.bars.update(self.task, completed=done, said=one_line(said))
 
 
 class Pace:

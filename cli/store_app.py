@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.terminal import show
 
 
 @click.group()
@@ -52,4 +53,4 @@ def import_(source: Path, target: Path, vocab_size: int | None, verbose: bool) -
             made = exchange.from_parquet(source, target)
         else:
             made = exchange.from_datasets(source, target)
-        click.echo(f"{made.path}: {made.tokens:,} tokens, {made.size_bytes():,} bytes")
+        show(f"{made.path}: {made.tokens:,} tokens, {made.size_bytes():,} bytes")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cli import options
+from cli.terminal import show
 
 
 @click.command()
@@ -64,5 +65,5 @@ def validate(
             click.echo(json.dumps(found.metrics))
             return
         for line in summary(found.metrics):
-            click.echo(line)
-        click.echo(f"page: {out / 'validation.html'}")
+            show(line)
+        show(f"page: {out / 'validation.html'}")

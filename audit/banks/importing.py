@@ -3,7 +3,6 @@
 The bank is filled beside its place and gets its name when everything in it is written.
 """
 
-import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from audit import responses
 from audit.bank import listed, read_labels
 from audit.banks import alpaca_eval, arena_hard, lm_eval, wildbench
 from audit.errors import InputError
+from audit.files import comma_separated, write_text
 from audit.responses import Response
 
 COLUMNS = (
@@ -272,10 +272,8 @@ def _write_tables(folder: Path, names: Sequence[str], tables: Tables | None) -> 
         given = {"groups.csv": tables.groups, "pairs.csv": tables.pairs}
         shutil.copyfile(tables.models, folder / "models.csv")
     else:
-        with (folder / "models.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([name, name, "vendor", *[""] * (len(COLUMNS) - 3)] for name in names)
+        rows = [[name, name, "vendor", *[""] * (len(COLUMNS) - 3)] for name in names]
+        write_text(folder / "models.csv", comma_separated([COLUMNS, *rows]))
     for name, path in given.items():
         if path is not None:
             shutil.copyfile(path, folder / name)

@@ -25,3 +25,11 @@ _HIDDEN = re.compile(
 def reveal(text: str) -> str:
     """Return `text` with hidden characters written as code points: U+202E in angle brackets."""
     return _HIDDEN.sub(lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", text)
+
+
+_BREAKS = str.maketrans({"\n": "\u27e8U+000A\u27e9", "\t": " "})
+
+
+def one_line(text: str) -> str:
+    """Return `text` as one line: a line break within a name would look like another message."""
+    return reveal(text).translate(_BREAKS)
