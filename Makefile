@@ -89,6 +89,7 @@ bench: install
 	$(BIN)/python tests/bench/decode.py --json runs/bench/decode.json
 	$(BIN)/python tests/bench/learning.py --json runs/bench/learning.json
 	$(BIN)/python tests/bench/audit.py --json runs/bench/audit.json
+	$(BIN)/python tests/bench/report.py --json runs/bench/report.json
 	$(BIN)/python tests/bench/warm_start.py --json runs/bench/warm_start.json --part cut --seeds 1
 	$(BIN)/python tests/bench/warm_start_v4.py --json runs/bench/warm_start_v4.json
 	@$(PIP) -e '.[bench]'
