@@ -25,7 +25,15 @@ from student.config import InheritConfig
 from student.released_fields import MLA, V4
 
 SCHEMA = "spiritsafe.run/2"
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "spiritsafe")
+_PACKAGES = (
+    *devices.PACKAGES,
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "gguf",
+    "spiritsafe",
+)
 
 
 def versions() -> dict[str, str]:
