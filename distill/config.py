@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from audit import strict_yaml
 from audit.errors import ConfigError
 from audit.question import EndpointConfig
+from distill.aigc import AigcConfig
 from distill.files import read_text
 from distill.loss import objective
 from distill.loss.objective import Term
@@ -276,6 +277,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     prices: Prices = field(default_factory=Prices)
+    aigc: AigcConfig = field(default_factory=AigcConfig)
 
     def __post_init__(self) -> None:
         self._require_room()

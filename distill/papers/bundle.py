@@ -3,13 +3,15 @@
 The manifest is written last: a directory that has one is finished.
 """
 
+from pathlib import Path
 from typing import Any
 
 from audit import strict_yaml
 from audit.attest import file_digest
-from distill import files, materials
+from distill import aigc, files, materials
+from distill.config import TeacherConfig
 from distill.lessons import tally
-from distill.papers import bom, record
+from distill.papers import bom, record, training_content
 from distill.papers.card import model_card
 from distill.papers.page import render_run
 from distill.prepare import Ready
@@ -36,13 +38,16 @@ def write(
 ) -> dict[str, Any]:
     """Write page, card, bill of materials and, last, the manifest, which is returned."""
     config, out = session.config, session.out
+    corpora = _corpora(session)
+    for place, row in corpora:
+        aigc.write(config.aigc, place, row["sha256"])
     resolved = strict_yaml.dump(config)
     counted = count_parameters(student, ready.vocabulary.size)
     manifest = record.manifest(
         config=config,
         config_text=resolved,
         device=session.device,
-        inputs=[*_inputs(session, ready), *_written(session)],
+        inputs=[*_inputs(session, ready), *(row for _, row in corpora)],
         outputs=materials.outputs(out, OUTPUTS),
         teachers=_teachers(session, ready),
         tokens=metrics[-1]["tokens"],
@@ -57,6 +62,7 @@ def write(
     page = render_run(metrics, evaluation, manifest, resolved, title)
     files.write_text(out / "run.html", page)
     files.write_text(out / "README.md", model_card(evaluation, manifest))
+    files.write_text(out / training_content.FILE, training_content.draft(manifest))
     files.write_json(out / bom.FILE, bom.bill_of_materials(manifest, evaluation))
     files.write_json(out / "manifest.json", manifest)
     return manifest
@@ -95,12 +101,23 @@ def _inputs(session: Session, ready: Ready) -> list[dict[str, str]]:
     return rows
 
 
-def _written(session: Session) -> list[dict[str, str]]:
-    """Return a line for what was written for the student to learn from: by teachers, by itself."""
-    lines = [tally.line(session, teacher) for teacher in session.config.teachers]
-    own = Writings.open(session.out / "rollouts") if session.config.rollout.fraction else None
+def _corpora(session: Session) -> list[tuple[Path, dict[str, str]]]:
+    """Return where that lies which models wrote for the student to learn from, and its line."""
+    found: list[tuple[Path, dict[str, str] | None]] = [
+        (_answers(session, teacher), tally.line(session, teacher))
+        for teacher in session.config.teachers
+    ]
+    rollouts = session.out / "rollouts"
+    own = Writings.open(rollouts) if session.config.rollout.fraction else None
     if own is not None:
         note = f"{len(own):,} writings"
-        lines.append(materials.material("rollouts", "student's answers", own.sha256(), note))
-    lines.append(served.line(session))
-    return [line for line in lines if line is not None]
+        line = materials.material("rollouts", "student's answers", own.sha256(), note)
+        found.append((rollouts, line))
+    found.append((served.place_of(session), served.line(session)))
+    return [(place, line) for place, line in found if line is not None]
+
+
+def _answers(session: Session, teacher: TeacherConfig) -> Path:
+    """Return where a teacher's answers are: kept ones by themselves, scored ones in its log."""
+    place = session.place(teacher.name)
+    return place if teacher.says == "top_logprobs" else place / "answers"

@@ -369,6 +369,18 @@ def test_bill_card_and_bill_of_materials_name_who_taught(finished_runs, name):
     assert OBLIGATION in [row["value"] for row in materials["properties"]]
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_what_models_wrote_has_its_label_beside_it_and_nothing_else_has(finished_runs, name):
+    _, out = finished_runs(name)
+    inputs = json.loads((out / "manifest.json").read_text())["inputs"]
+    wrote = "answers a teacher wrote", "student's answers", "answers on the way"
+    digests = sorted(row["sha256"] for row in inputs if row["kind"] in wrote)
+    labels = [json.loads(path.read_text())["AIGC"] for path in out.rglob("aigc.json")]
+    assert sorted(label["ProduceID"] for label in labels) == digests
+    draft = (out / "training-content.md").read_text(encoding="utf-8")
+    assert ("No text that a model wrote" in draft) == (not digests)
+
+
 @pytest.mark.parametrize("name", ["hidden states", "on-policy", "served, top_logprobs"])
 def test_a_finished_run_is_not_touched_and_its_teachers_are_not_asked(finished_runs, name):
     config, out = finished_runs(name)

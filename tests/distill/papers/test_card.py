@@ -120,8 +120,8 @@ def test_the_hubs_own_parser_reads_the_header_and_writes_it_back():
 HOSTILE = (
     "a\n---\nlicense: mit\n---\n", "<script>alert(1)</script>", "![x](javascript:alert(1))",
     "\U0001f600 \u6559\u5e08 \u202e", "\x00\x1b[31m\x85\u2028", "\ud800", "- [ ] *a* _b_ ~~c~~",
-    "{{ x }} {% y %} ${z}", "'\"` \\", "&lt; &#x3c;", "# a", "1. a", "| a |", "https://example.org",
-    "www.example.org", "*" * 3000, "!!python/object:os.system", "&anchor *alias", "- ", "",
+    "{{ x }} {% y %} ${z}", "'\"` \\", "&lt; &#x3c;", "# a", "1. a", "| a |", "https://example.com",
+    "www.example.com", "*" * 3000, "!!python/object:os.system", "&anchor *alias", "- ", "",
 )  # fmt: skip
 
 
