@@ -21,6 +21,7 @@ from audit.lineup.case import Stratum
 from audit.lineup.judging import judge
 from audit.lineup.ruling import Rules, Ruling
 from audit.lineup.standing import Lineup
+from audit.report.reveal import reveal_halves
 from audit.report.validation import render
 from audit.validation.judged import Judged, Validation
 from audit.validation.rates import confusion, rates
@@ -90,14 +91,16 @@ def validate(
         rules=rules,
         least_prompts=least_prompts,
         judged=tuple(judged),
-        metrics={
-            "schema": SCHEMA,
-            "bank": {"name": path.resolve().name, "sha256": bank.sha256()},
-            "rules": {**asdict(rules), "least_prompts": least_prompts},
-            **rates(judged, alpha=rules.alpha),
-            "relations_found": confusion(judged),
-            "calibration": [asdict(one) for one in calibration],
-        },
+        metrics=reveal_halves(
+            {
+                "schema": SCHEMA,
+                "bank": {"name": path.resolve().name, "sha256": bank.sha256()},
+                "rules": {**asdict(rules), "least_prompts": least_prompts},
+                **rates(judged, alpha=rules.alpha),
+                "relations_found": confusion(judged),
+                "calibration": [asdict(one) for one in calibration],
+            }
+        ),
         calibration=calibration,
     )
     _write(found, out)

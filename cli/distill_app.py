@@ -77,7 +77,7 @@ def run(
 @click.argument("student_run", type=click.Path(path_type=Path))
 @click.option(
     "--seed",
-    type=click.IntRange(min=0, max=2**63 - 1),
+    type=click.IntRange(min=0, max=2**53 - 1),
     required=True,
     help="Not the student's own.",
 )
