@@ -178,15 +178,17 @@ def verify(path: Path, as_json: bool, verbose: bool) -> None:
     that a run read may be absent.
     """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
+        from audit.report.reveal import reveal
         from distill.papers.inspection import inspect
 
         found = inspect(path)
         if as_json:
-            click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": found.rows}))
+            rows = [asdict(row) for row in found.rows]
+            click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": rows}))
         else:
             said = {True: "ok", False: "CHANGED", None: "absent"}
             for row in found.rows:
-                click.echo(f"{said[row['ok']]:<8} {row['what']}: {row['seen']}")
+                click.echo(f"{said[row.ok]:<8} {reveal(row.what)}: {reveal(row.seen)}")
         if not found.ok:
             raise SystemExit(1)
 

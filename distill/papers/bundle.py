@@ -1,6 +1,6 @@
-"""The papers of a finished run: page, model card, bill of materials, manifest.
+"""The papers of a finished run, and its manifest.
 
-The manifest is written last: a directory that has one is finished.
+A directory with a manifest is finished; its statement (`provenance`) follows, over all files.
 """
 
 from pathlib import Path
@@ -11,9 +11,7 @@ from audit.attest import file_digest
 from distill import aigc, files, materials
 from distill.config import TeacherConfig
 from distill.lessons import tally
-from distill.papers import bom, record, training_content
-from distill.papers.card import model_card
-from distill.papers.page import render_run
+from distill.papers import record, render
 from distill.prepare import Ready
 from distill.resources import shipped
 from distill.rollout import served
@@ -34,9 +32,8 @@ def write(
     ready: Ready,
     student: MLAConfig | V4Config,
     metrics: list[Row],
-    evaluation: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write page, card, bill of materials and, last, the manifest, which is returned."""
+    """Write what `render.papers` gives and, last, the manifest, which is returned."""
     config, out = session.config, session.out
     corpora = _corpora(session)
     for place, row in corpora:
@@ -58,13 +55,9 @@ def write(
         },
         vocabularies=[{"teacher": one.config.name, **one.vocabulary} for one in ready.lessons],
     )
-    title = "Distillation run" if config.is_taught else "Control run"
-    page = render_run(metrics, evaluation, manifest, resolved, title)
-    files.write_text(out / "run.html", page)
-    files.write_text(out / "README.md", model_card(evaluation, manifest))
-    files.write_text(out / training_content.FILE, training_content.draft(manifest))
-    files.write_json(out / bom.FILE, bom.bill_of_materials(manifest, evaluation))
-    files.write_json(out / "manifest.json", manifest)
+    for name, data in render.papers(render.read(out, manifest)).items():
+        files.write_bytes(out / name, data)
+    files.write_json(out / render.MANIFEST, manifest)
     return manifest
 
 

@@ -412,14 +412,14 @@ def full_student(patch: pytest.MonkeyPatch) -> None:
 
 
 def full_page(patch: pytest.MonkeyPatch) -> None:
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def write_text(self: Path, *arguments: Any, **named: Any) -> int:
+    def write_bytes(self: Path, data: bytes) -> int:
         if self.name.startswith("run.html"):
             raise FULL
-        return real(self, *arguments, **named)
+        return real(self, data)
 
-    patch.setattr(Path, "write_text", write_text)
+    patch.setattr(Path, "write_bytes", write_bytes)
 
 
 @pytest.mark.slow
