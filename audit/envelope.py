@@ -19,14 +19,16 @@ from audit.statement import ENVELOPE, STATEMENT
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
+UNSIGNED = "unsigned: the digests guard against accident, not against intent"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
-def keygen(path: Path) -> tuple[Path, Path, str]:
+def keygen(name: Path) -> tuple[Path, Path, str]:
     """Write a new pair of keys, and return the files of the private and the public key, and its id.
 
-    The private key is `path`, readable by its owner alone; the public one has `.pub` before the
-    suffix.
+    Args:
+        name: both files' name; `.pem` is added to the private key's, which only its owner can
+            read, and `.pub.pem` to the public one's.
 
     Raises:
         InputError: one of the files is there already.
@@ -37,7 +39,8 @@ def keygen(path: Path) -> tuple[Path, Path, str]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from securesystemslib.signer import CryptoSigner
 
-    public = path.with_name(f"{path.stem}.pub{path.suffix}")
+    stem = name.name.removesuffix(".pem")
+    path, public = name.with_name(f"{stem}.pem"), name.with_name(f"{stem}.pub.pem")
     if public.exists():
         raise InputError(f"{public} is there already; a key is never overwritten, so name another.")
     made = Ed25519PrivateKey.generate()
@@ -100,7 +103,7 @@ def of_envelope(directory: Path, key: Path | None) -> Row:
 def _seen(directory: Path, public: "SSlibKey | None") -> tuple[bool | None, str]:
     path = directory / ENVELOPE
     if not path.exists() and not path.is_symlink():
-        return (None, "is not there: unsigned") if public is None else (False, "is not there")
+        return (None, UNSIGNED) if public is None else (False, "is not there")
     envelope, problem = load(path)
     if problem:
         return False, problem
@@ -120,7 +123,7 @@ def _judged(
     if payload != statement:
         return False, f"signs other bytes than those of {STATEMENT}"
     if public is None:
-        return None, f"is signed by key {keyid}: not checked, as no --key was given"
+        return None, f"not checked: it is signed by key {keyid}, and no --key was given"
     if keyid != public.keyid:
         return False, f"is signed by key {keyid}, not by the given {public.keyid}"
     if not _is_by(public, payload, signature):

@@ -277,5 +277,9 @@ def from_json(data: dict[str, Any]) -> Report:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of `report.json`."""
-    return TypeAdapter(Report).json_schema()
+    """Return the JSON schema of `report.json`; `report.schema.json` beside this file holds it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:spiritsafe:report:1",
+        **TypeAdapter(Report).json_schema(),
+    }

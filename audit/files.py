@@ -38,7 +38,9 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise AuditError(f"cannot remove {path}: {error.strerror or error}.") from error
+        raise AuditError(
+            f"cannot remove {path}: {error.strerror or error}; choose another --out."
+        ) from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,7 +4,7 @@ Nothing here raises on what it finds, however damaged or hostile: what cannot be
 says so. Names and reasons are not yet fit for a terminal (`report.reveal`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from audit.attest import canonical_bytes, file_digest, parse
 from audit.statement import ENVELOPE, OWN, STATEMENT, TYPE, files_under, own_digest
 
+_MOST = 12  # names in one line
 GONE = "is gone"
 CHANGED = "was changed"
 UNNAMED = "is not named by the statement: added, or renamed"
@@ -25,7 +26,7 @@ class Row:
     Attributes:
         what: the name of a file, relative to the directory, or of something in it.
         ok: None where there is nothing to hold it against, or it lies elsewhere.
-        seen: its digest, or what is wrong with it.
+        seen: its digest, or what is wrong with it, in brief up to a colon.
     """
 
     what: str
@@ -49,9 +50,10 @@ class Inspection:
         """Return in one line what is intact, what is not, and what could not be checked."""
         bad = list(dict.fromkeys(row.what for row in self.rows if row.ok is False))
         good = {row.what for row in self.rows if row.ok} - set(bad)
-        parts = [f"NOT INTACT: {', '.join(bad)}"] if bad else []
+        more = f" and {len(bad) - _MOST} more" if len(bad) > _MOST else ""
+        parts = [f"NOT INTACT: {', '.join(bad[:_MOST])}{more}"] if bad else []
         parts.append(f"intact: {len(good)}")
-        parts += [f"{row.what} {row.seen}" for row in self.rows if row.ok is None]
+        parts += [f"{row.what} {row.seen.split(':')[0]}" for row in self.rows if row.ok is None]
         return "; ".join(parts)
 
 
@@ -113,6 +115,7 @@ def of_files(
     *,
     skip: Callable[[str], bool] = lambda name: False,
     is_canonical: Callable[[str], bool] = lambda name: False,
+    only: Collection[str] | None = None,
 ) -> Iterator[Row]:
     """Yield a row for every file under `directory` but statement and envelope, and every gone one.
 
@@ -121,16 +124,19 @@ def of_files(
         subjects: the sha256 that each file should have, by name.
         skip: given a name, tells whether what has it is nobody's to name.
         is_canonical: given a name, tells whether that file is written as canonical JSON.
+        only: the names that are asked about, if not all.
     """
     found = files_under(directory, skip)
-    own = (STATEMENT, ENVELOPE)
-    for name, path in found.plain.items():
-        if name not in own:
-            yield _of_file(name, path, subjects.get(name), is_canonical(name))
-    for name, reason in found.odd.items():
-        yield Row(what=name, ok=False, seen=reason)
-    for name in subjects:
-        if name not in found.plain and name not in found.odd:
+    for name in dict.fromkeys([*found.plain, *found.odd, *subjects]):
+        if name in (STATEMENT, ENVELOPE) and name in found.plain:
+            continue
+        if only is not None and name not in only:
+            continue
+        if name in found.odd:
+            yield Row(what=name, ok=False, seen=found.odd[name])
+        elif name in found.plain:
+            yield _of_file(name, found.plain[name], subjects.get(name), is_canonical(name))
+        else:
             yield Row(what=name, ok=False, seen=GONE)
 
 
@@ -149,9 +155,3 @@ def _of_file(name: str, path: Path, sha256: str | None, canonical: bool) -> Row:
 
 def _unread(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"
-
-
-def only(rows: Iterable[Row], names: Iterable[str]) -> tuple[Row, ...]:
-    """Return the rows of the things called `names`."""
-    wanted = set(names)
-    return tuple(row for row in rows if row.what in wanted)

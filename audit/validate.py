@@ -6,6 +6,7 @@ at afterwards, to count how often the findings are right, wrong and silent.
 """
 
 import csv
+import importlib.metadata
 import io
 import json
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from audit import claims
 from audit.bank import Bank, load
-from audit.files import write_text
+from audit.files import write_json, write_text
 from audit.lineup import case, index, known, reading
 from audit.lineup.case import Stratum
 from audit.lineup.judging import judge
@@ -23,6 +25,7 @@ from audit.lineup.ruling import Rules, Ruling
 from audit.lineup.standing import Lineup
 from audit.report.reveal import reveal_halves
 from audit.report.validation import render
+from audit.statement import begin, statement, subjects, write
 from audit.validation.judged import Judged, Validation
 from audit.validation.rates import confusion, rates
 
@@ -50,7 +53,7 @@ def validate(
 
     Args:
         path: a bank; it is never written to.
-        out: gets verdicts.csv, findings.jsonl, metrics.json and validation.html.
+        out: gets verdicts.csv, findings.jsonl, metrics.json, validation.html and statement.json.
         rules: what a finding needs.
         least_prompts: that two models must both answer.
         cache: where the bank's index is kept; None to keep none.
@@ -148,11 +151,14 @@ def _write(found: Validation, out: Path) -> None:
             json.dumps({**asdict(one.ruling), "truth": one.truth}, ensure_ascii=False) + "\n"
             for one in found.judged
         ),
-        "metrics.json": json.dumps(found.metrics, indent=1, ensure_ascii=False) + "\n",
         "validation.html": render(found),
     }
+    write_json(out / "metrics.json", found.metrics)
+    begin(out)
     for name, text in texts.items():
         write_text(out / name, text)
+    tool = f"spiritsafe {importlib.metadata.version('spiritsafe')}"
+    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found, tool)))
 
 
 def table(found: Validation) -> str:

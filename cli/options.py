@@ -104,8 +104,10 @@ def sentences(*, verbose: bool, after_interrupt: str) -> Iterator[None]:
     except Exception as error:
         if verbose:
             raise
+        from audit.report.reveal import reveal_line
+
         sentence, code = _explain(error)
-        click.echo(f"error: {sentence}", err=True)
+        click.echo(f"error: {reveal_line(sentence)}", err=True)
         raise SystemExit(code) from None
 
 

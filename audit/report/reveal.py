@@ -29,6 +29,11 @@ def reveal(text: str) -> str:
     return _HIDDEN.sub(_code_point, text)
 
 
+def reveal_line(text: str) -> str:
+    """Return the same on one line: a line feed in a file's name is no line of a terminal's."""
+    return reveal(re.sub("[\t\n]", _code_point, text))
+
+
 def reveal_halves(value: Any) -> Any:
     """Return texts, lists and mappings with halves of surrogate pairs written as code points.
 

@@ -87,12 +87,12 @@ def test_with_the_key_a_signature_is_intact_without_it_not_checked(place: Path, 
     assert of_envelope(place, keys[1]).ok is True
     unchecked = of_envelope(place, None)
     assert unchecked.ok is None
-    assert unchecked.seen == f"is signed by key {keyid}: not checked, as no --key was given"
+    assert unchecked.seen == f"not checked: it is signed by key {keyid}, and no --key was given"
 
 
 def test_unsigned_is_said_and_is_a_fault_only_if_a_key_is_given(place: Path, keys):
     assert (of_envelope(place, None).ok, of_envelope(place, keys[1]).ok) == (None, False)
-    assert of_envelope(place, None).seen == "is not there: unsigned"
+    assert of_envelope(place, None).seen == envelope.UNSIGNED
 
 
 def test_another_key_is_named(place: Path, keys, tmp_path: Path):
@@ -204,4 +204,4 @@ def test_without_the_extra_one_sentence_says_what_to_install(place: Path, keys, 
         with pytest.raises(AuditError, match=r"pip install 'spiritsafe\[sign\]'") as error:
             call()
         sentence(error)
-    assert of_envelope(place, None).seen == "is not there: unsigned"
+    assert of_envelope(place, None).seen == envelope.UNSIGNED
