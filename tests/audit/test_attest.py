@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.attest import LARGEST, canonical_bytes, digest, file_digest, parse, tree_digest
@@ -107,6 +107,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_canonical_bytes_come_back_as_they_were_once_they_are_read(value):
     data = canonical_bytes(value)
@@ -114,6 +115,7 @@ def test_canonical_bytes_come_back_as_they_were_once_they_are_read(value):
     assert digest(value) == hashlib.sha256(data).hexdigest()
 
 
+@settings(deadline=None)
 @given(values, st.sampled_from([(", ", ": "), (",", ":")]), st.booleans())
 def test_other_spellings_of_a_value_have_the_same_canonical_bytes(value, separators, ascii_only):
     spelt = json.dumps(value, separators=separators, ensure_ascii=ascii_only)

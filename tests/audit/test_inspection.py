@@ -61,7 +61,9 @@ def test_json_that_should_be_canonical_and_is_not_is_told_even_if_its_digest_is_
     assert bad(place) == {"report.json": LOOSE}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(data=st.data())
 def test_any_other_byte_in_a_statement_is_told(place: Path, data):
     whole = (place / STATEMENT).read_bytes()
@@ -72,7 +74,9 @@ def test_any_other_byte_in_a_statement_is_told(place: Path, data):
     (place / STATEMENT).write_bytes(whole)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(data=st.binary(max_size=200))
 def test_garbage_in_place_of_a_statement_is_a_row(place: Path, data):
     (place / STATEMENT).write_bytes(data)
