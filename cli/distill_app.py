@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli import options
+from cli import options, run_records_app
 from cli.store_app import store
 
 _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from there."
@@ -24,12 +24,16 @@ def main() -> None:
     distill plan run.yaml         how large the student is, what it caches, what training takes
     distill run run.yaml -s train.steps=500 --out runs/mine
     distill capture run.yaml --out signals/mine   the teachers' signals alone
-    distill verify signals/mine   is a store, or a run, what its manifest says?
+    distill verify runs/mine      is a run, or a store, what its records say?
+    distill sign runs/mine --key me.pem
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
 
 main.add_command(store)
+main.add_command(run_records_app.report)
+main.add_command(run_records_app.sign)
+main.add_command(run_records_app.verify)
 
 _set = click.option(
     "-s",
@@ -165,32 +169,6 @@ def capture(
             return
         for row in rows:
             click.echo(f"{row['path']}: {row['tokens']:,} tokens, {row['bytes']:,} bytes")
-
-
-@main.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@options.as_json
-@options.traceback
-def verify(path: Path, as_json: bool, verbose: bool) -> None:
-    """Check PATH, a store of signals or a run, against its manifest.
-
-    Exits 1 when anything was changed, or is missing that a run or a store consists of; signals
-    that a run read may be absent.
-    """
-    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from audit.report.reveal import reveal
-        from distill.papers.inspection import inspect
-
-        found = inspect(path)
-        if as_json:
-            rows = [asdict(row) for row in found.rows]
-            click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": rows}))
-        else:
-            said = {True: "ok", False: "CHANGED", None: "absent"}
-            for row in found.rows:
-                click.echo(f"{said[row.ok]:<8} {reveal(row.what)}: {reveal(row.seen)}")
-        if not found.ok:
-            raise SystemExit(1)
 
 
 @main.command()

@@ -28,7 +28,7 @@ from distill.teachers.served import RESPONSES
 _OLDER = "is not there: the run was made before runs had statements"
 _ADDED = "is not named by the statement: added since, as by another run with these signals"
 _LONGER = "begins with what the statement names, and was added to since"
-_DISTANT = "not there: its directory lies elsewhere or was deleted"
+_DISTANT = "not there: lies elsewhere or was deleted"
 _LEFT = "is not named by the manifest: left by a capture that was killed, or added"
 _OTHER_CODE = "was made by another version of this package, which cannot be repeated here"
 _LOGS = (RESPONSES, "answers.jsonl")
@@ -63,7 +63,7 @@ def inspect(path: Path, *, key: Path | None = None, weights_key: Path | None = N
 
 def _is_run(path: Path) -> bool:
     """Tell a run from a store, also where its manifest is damaged or gone."""
-    if (path / STATEMENT).exists() or (path / render.CONFIG).exists():
+    if (path / STATEMENT).exists() or (path / render.METRICS).exists():
         return True
     manifest, _ = inspection.load(path / render.MANIFEST)
     match manifest:
@@ -109,8 +109,14 @@ def _stated(path: Path) -> Iterator[Row]:
     own, subjects = inspection.of_statement(path)
     yield own
     rows = inspection.of_files(path, subjects, skip=provenance.is_lock, is_canonical=_is_canonical)
+    distant = {}
     for row in rows:
-        yield _shared(path, row, subjects) if row.what.startswith(_BULK) else row
+        place = row.what.rpartition("/")[0]
+        if row.seen == GONE and row.what.startswith(_BULK) and not (path / place).exists():
+            distant[place] = Row(what=place, ok=None, seen=_DISTANT)
+        else:
+            yield _shared(path, row, subjects)
+    yield from distant.values()
 
 
 def _is_canonical(name: str) -> bool:
@@ -120,12 +126,8 @@ def _is_canonical(name: str) -> bool:
 
 
 def _shared(path: Path, row: Row, subjects: Mapping[str, str]) -> Row:
-    """Return the row of a file in a place that may be moved as a whole, or have other writers."""
-    if row.ok is not False:
-        return row
-    if row.seen == GONE and not (path / row.what).parent.exists():
-        return replace(row, ok=None, seen=_DISTANT)
-    if not row.what.startswith("signals/"):
+    """Return the row of a file; among signals other runs may have written, too."""
+    if row.ok is not False or not row.what.startswith("signals/"):
         return row
     if row.seen == UNNAMED:
         return replace(row, ok=None, seen=_ADDED)

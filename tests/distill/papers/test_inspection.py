@@ -30,7 +30,7 @@ from tests.fakes.sessions import (
 
 WRITES = RolloutConfig(fraction=0.5, max_new_tokens=4, prompt_tokens=4)
 AWAY = "not there: it lies elsewhere or was deleted"
-DISTANT = "not there: its directory lies elsewhere or was deleted"
+DISTANT = "not there: lies elsewhere or was deleted"
 OTHER = "are gone, or not those that the run read"
 
 
@@ -73,7 +73,7 @@ def test_an_untouched_run_is_intact_and_looking_changes_nothing(out):
     for name in ("config.yaml", "metrics.jsonl", "eval.json", "heldout.jsonl", "student"):
         assert name in looked_at
     assert {"training signals, tiny", "held-out signals, tiny", "rollouts"} <= set(looked_at)
-    assert "statement.sig.json is not there: unsigned" in found.summary()
+    assert "statement.sig.json unsigned" in found.summary()
     for place in ("signals/tiny/train", "signals/tiny/heldout", "rollouts/part-00000"):
         assert place in looked_at
     assert bytes_of(out) == before
@@ -199,10 +199,7 @@ def test_signals_in_another_stores_place_are_found_though_they_are_whole(out, tm
     assert wrong(out)["training signals, tiny"] == OTHER
     shutil.rmtree(train)
     assert wrong(out) == {}
-    gone = absent(out)
-    assert gone.pop("training signals, tiny") == AWAY
-    assert set(gone.values()) == {DISTANT}
-    assert all(name.startswith("signals/tiny/train/") for name in gone)
+    assert absent(out) == {"training signals, tiny": AWAY, "signals/tiny/train": DISTANT}
 
 
 def test_a_damaged_manifest_of_a_store_is_said_of_the_store(out):

@@ -4,13 +4,13 @@ import importlib.util
 import json
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from audit.errors import AuditError
 from distill.errors import InputError
 from distill.papers import weights_signature
 from distill.papers.weights_signature import FILE, of_weights, sign
+from tests.fakes.keys import pair
 
 
 @pytest.fixture
@@ -20,18 +20,6 @@ def out(tmp_path):
     (place / "model.safetensors").write_bytes(b"weights")
     (place / "config.json").write_text("{}")
     return place.parent
-
-
-def pair(place, name="key", made=None):
-    """Write a pair of keys; return the files of the private and the public one."""
-    made = made or ec.generate_private_key(ec.SECP256R1())
-    pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
-    private, public = place / f"{name}.pem", place / f"{name}.pub.pem"
-    private.write_bytes(made.private_bytes(pem, serialization.PrivateFormat.PKCS8, none))
-    public.write_bytes(
-        made.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private, public
 
 
 def test_what_is_signed_is_intact_by_the_public_key_and_by_the_librarys_own_reader(out, tmp_path):
