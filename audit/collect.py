@@ -14,6 +14,7 @@ from audit.attest import digest
 from audit.config import AuditConfig
 from audit.errors import InputError
 from audit.parties import Party
+from audit.report.reveal import reveal_halves
 from audit.responses import Response
 
 Progress = Callable[[str, int, int, str], None]
@@ -46,7 +47,7 @@ class Desk:
 
     def _key(self, party: Party) -> str:
         settings = self.config
-        asked = [prompt.prompt for prompt in self.prompts]
+        asked = reveal_halves([prompt.prompt for prompt in self.prompts])
         return digest(
             [party.sha256(), asked, settings.max_tokens, settings.temperature, settings.seed]
         )

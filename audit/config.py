@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from audit import strict_yaml
+from audit.attest import LARGEST
 from audit.errors import ConfigError, InputError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -56,7 +57,7 @@ class AuditConfig:
     min_shift: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
     max_tokens: Positive = 48
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:

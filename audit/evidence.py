@@ -12,6 +12,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from audit.attest import canonical_bytes, parse
+from audit.report.reveal import reveal_halves
+
 
 class Verdict(StrEnum):
     """The four outcomes of a finding."""
@@ -247,8 +250,21 @@ class Report:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Return `report` as the JSON object that `report.json` holds."""
-    return asdict(report)
+    """Return `report` as the JSON object that `report.json` holds, in its canonical bytes.
+
+    Halves of surrogate pairs, which no file can hold, stand there as code points.
+    """
+    found: dict[str, Any] = reveal_halves(asdict(report))
+    return found
+
+
+def settled(report: Report) -> Report:
+    """Return `report` as a reader of `report.json` has it, so that the page drawn of it is theirs.
+
+    Raises:
+        ValueError: it has no canonical JSON.
+    """
+    return from_json(parse(canonical_bytes(to_json(report))))
 
 
 def from_json(data: dict[str, Any]) -> Report:
@@ -261,5 +277,9 @@ def from_json(data: dict[str, Any]) -> Report:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of `report.json`."""
-    return TypeAdapter(Report).json_schema()
+    """Return the JSON schema of `report.json`; `report.schema.json` beside this file holds it."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:spiritsafe:report:1",
+        **TypeAdapter(Report).json_schema(),
+    }

@@ -1,11 +1,24 @@
 """Texts of a result on disk: each there whole under its name, or not at all."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from audit.attest import canonical_bytes
 from audit.errors import AuditError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as its canonical bytes and nothing else, so that the file's digest is its own.
+
+    Raises:
+        AuditError: the place cannot be written.
+        ValueError: `value` has no canonical JSON.
+    """
+    _write(path, canonical_bytes(value))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -16,15 +29,20 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         AuditError: the place cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    _write(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def remove(path: Path) -> None:
+    """Remove the file at `path`, if there is one.
+
+    Raises:
+        AuditError: it cannot be removed.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
+        path.unlink(missing_ok=True)
     except OSError as error:
-        _remove(partial)
         raise AuditError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another --out."
+            f"cannot remove {path}: {error.strerror or error}; choose another --out."
         ) from error
 
 
@@ -41,8 +59,15 @@ def comma_separated(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _remove(path: Path) -> None:
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
     try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # the directory itself is what fails
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the directory itself is what fails
+            partial.unlink(missing_ok=True)
+        raise AuditError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another --out."
+        ) from error

@@ -5,7 +5,6 @@ an interrupted audit goes on, and one that is finished and unchanged is only rea
 """
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from audit import bank_probe, evidence, strict_yaml
+from audit import bank_probe, claims, evidence, filed, strict_yaml
 from audit.attest import digest
 from audit.collect import Desk
 from audit.config import AuditConfig
@@ -29,7 +28,7 @@ from audit.evidence import (
     Suspect,
     Verdict,
 )
-from audit.files import write_text
+from audit.files import write_json, write_text
 from audit.lineup.index import cache_directory
 from audit.matching import matched
 from audit.parties import Party, gather, held_out_prompts
@@ -39,6 +38,7 @@ from audit.probes import contrast, logprob_shift
 from audit.probes.logprob_shift import Gains
 from audit.report.render import render
 from audit.responses import Response
+from audit.statement import begin, statement, subjects, write
 from audit.verdict import Question, conclude
 
 Say = Callable[[str], None]
@@ -89,17 +89,17 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     parties = gather(config) if config.bank is None else []
     prompts, materials = _materials(config, parties)
     key = digest([asdict(config), [asdict(material) for material in materials], _version()])
-    kept = _kept(out, key)
-    if kept is not None:
+    kept = filed.finished(out)
+    if kept is not None and kept.settings.get("key") == key:
         say(f"{out} is finished already; nothing to do")
         return Outcome(out=out, report=kept, reused=True)
     if config.bank is None:
-        write_text(out / "audit.yaml", strict_yaml.dump(config))
+        _begin(out, config)
         body = _among_controls(config, out, parties, prompts, progress)
     else:
         body = bank_probe.examine(config, cache=cache_directory(), say=say, progress=progress)
-        write_text(out / "audit.yaml", strict_yaml.dump(config))
-    report = Report(
+        _begin(out, config)
+    made = Report(
         tool=f"spiritsafe {_version()}",
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         suspect=body.suspect,
@@ -116,10 +116,22 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
         command=command,
         packages=_versions(),
     )
-    write_text(out / "report.html", render(report))
-    text = json.dumps(evidence.to_json(report), indent=1, ensure_ascii=False)
-    write_text(out / "report.json", text)
+    report = evidence.settled(made)
+    _write(out, report)
     return Outcome(out=out, report=report, reused=False)
+
+
+def _begin(out: Path, config: AuditConfig) -> None:
+    """Write what was asked; what an earlier audit there stated or signed is of other files now."""
+    write_text(out / "audit.yaml", strict_yaml.dump(config))
+    begin(out)
+
+
+def _write(out: Path, report: Report) -> None:
+    """Write page and report, and last the statement, which names all files of the audit."""
+    write_text(out / "report.html", render(report))
+    write_json(out / "report.json", evidence.to_json(report))
+    write(out, statement(subjects(out), claims.SCAI, claims.of_report(report)))
 
 
 def _materials(
@@ -366,20 +378,6 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
         "temperature": config.temperature,
         "seed": config.seed,
     }
-
-
-def _kept(out: Path, key: str) -> Report | None:
-    """Return the report in `out` if it answers this very question and its page is beside it."""
-    try:
-        data = json.loads((out / "report.json").read_text(encoding="utf-8"))
-        if data["settings"]["key"] != key:
-            return None
-        report = evidence.from_json(data)
-        page = (out / "report.html").read_text(encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    # A call that was killed between the two files leaves the page of another report.
-    return report if page == render(report) else None
 
 
 def _version() -> str:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as strict_dataclass
 
-from audit.attest import canonical_bytes, digest
-from audit.response_log import Entry
+from audit.attest import canonical_bytes
+from audit.response_log import Entry, key_of
 from audit.spending import Limits, Spending
 
 Positive = Annotated[int, Field(gt=0)]
@@ -130,7 +130,7 @@ class Request:
 
     def key(self, base: str) -> str:
         """Return what the answer of the endpoint at `base` is filed under."""
-        return digest({"url": base, **self.asked()})
+        return key_of(base, self.asked())
 
     def most(self) -> Spending:
         """Return the most it is expected to cost: the prompt by its length, and a full answer.

@@ -9,11 +9,12 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from audit.attest import digest, parse
 from audit.errors import InputError
 
 
@@ -46,6 +47,30 @@ class Entry:
     seconds: float
     attempts: int
     body: str
+
+
+def key_of(url: str, asked: Mapping[str, Any]) -> str:
+    """Return what an answer of the endpoint at `url` is filed under."""
+    return digest({"url": url, **asked})
+
+
+def misfiled(path: Path) -> tuple[int, list[int]]:
+    """Return how many lines a log has, and the numbers of those not filed under what they asked.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    number, strange = 0, []
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                entry = parse(line)
+                filed = key_of(entry["url"], entry["asked"]) == entry["key"]
+            except (ValueError, TypeError, KeyError):
+                filed = False
+            if not filed:
+                strange.append(number)
+    return number, strange
 
 
 class ResponseLog:

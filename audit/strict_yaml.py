@@ -18,6 +18,7 @@ from pydantic import Tag, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from audit.attest import LARGEST
 from audit.errors import ConfigError
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ def load(
         lines[(key,)] = f"--{key.replace('_', '-')}"
     for override in overrides:
         _override(_with_list(data, kind, override), lines, override)
+    _refuse_inexact(data, (), lines, source)
     try:
         return TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -117,6 +119,23 @@ def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[Path, str]]:
     if node is not None:
         _walk(node, (), source, lines)
     return data, lines
+
+
+def _refuse_inexact(value: Any, path: Path, lines: Mapping[Path, str], source: str) -> None:
+    """Refuse a whole number that the record of what was done could not hold exactly, as JSON."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(
+            f"{_where(path, lines, source)}: {'.'.join(map(str, path))}: a whole number is at "
+            "most 2**53 - 1 here, as in JSON; give a smaller one."
+        )
+    items = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else items:
+        _refuse_inexact(inner, (*path, key), lines, source)
+
+
+def _where(path: Path, lines: Mapping[Path, str], source: str) -> str:
+    """Return file and line of what is nearest to `path`."""
+    return next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), source)
 
 
 def _walk(node: yaml.Node, path: Path, source: str, lines: dict[Path, str]) -> None:
@@ -185,7 +204,7 @@ def _sentence(error: ErrorDetails, kind: type, lines: dict[Path, str], source: s
     path, section_kind = _locate(kind, tuple(error["loc"]))
     mark = _mark(error)
     path = (*path, mark) if mark else path
-    where = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), source)
+    where = _where(path, lines, source)
     name = ".".join(str(part) for part in path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         *parents, key = path

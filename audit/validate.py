@@ -5,6 +5,7 @@ families; of its own family only name, role, group and date of publication are r
 at afterwards, to count how often the findings are right, wrong and silent.
 """
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
+from audit import claims
 from audit.bank import Bank, load
-from audit.files import comma_separated, write_text
+from audit.files import comma_separated, write_json, write_text
 from audit.lineup import case, index, known, reading
 from audit.lineup.case import Stratum
 from audit.lineup.judging import judge
 from audit.lineup.ruling import Rules, Ruling
 from audit.lineup.standing import Lineup
+from audit.report.reveal import reveal_halves
 from audit.report.validation import render
+from audit.statement import begin, statement, subjects, write
 from audit.validation.judged import Judged, Validation
 from audit.validation.rates import confusion, rates
 
@@ -47,7 +51,7 @@ def validate(
 
     Args:
         path: a bank; it is never written to.
-        out: gets verdicts.csv, findings.jsonl, metrics.json and validation.html.
+        out: gets verdicts.csv, findings.jsonl, metrics.json, validation.html and statement.json.
         rules: what a finding needs.
         least_prompts: that two models must both answer.
         cache: where the bank's index is kept; None to keep none.
@@ -88,14 +92,16 @@ def validate(
         rules=rules,
         least_prompts=least_prompts,
         judged=tuple(judged),
-        metrics={
-            "schema": SCHEMA,
-            "bank": {"name": path.resolve().name, "sha256": bank.sha256()},
-            "rules": {**asdict(rules), "least_prompts": least_prompts},
-            **rates(judged, alpha=rules.alpha),
-            "relations_found": confusion(judged),
-            "calibration": [asdict(one) for one in calibration],
-        },
+        metrics=reveal_halves(
+            {
+                "schema": SCHEMA,
+                "bank": {"name": path.resolve().name, "sha256": bank.sha256()},
+                "rules": {**asdict(rules), "least_prompts": least_prompts},
+                **rates(judged, alpha=rules.alpha),
+                "relations_found": confusion(judged),
+                "calibration": [asdict(one) for one in calibration],
+            }
+        ),
         calibration=calibration,
     )
     _write(found, out)
@@ -143,11 +149,14 @@ def _write(found: Validation, out: Path) -> None:
             json.dumps({**asdict(one.ruling), "truth": one.truth}, ensure_ascii=False) + "\n"
             for one in found.judged
         ),
-        "metrics.json": json.dumps(found.metrics, indent=1, ensure_ascii=False) + "\n",
         "validation.html": render(found),
     }
+    write_json(out / "metrics.json", found.metrics)
+    begin(out)
     for name, text in texts.items():
         write_text(out / name, text)
+    tool = f"spiritsafe {importlib.metadata.version('spiritsafe')}"
+    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found, tool)))
 
 
 def table(found: Validation) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cli import bank_app, options, plan_app, validate_app
+from cli import bank_app, options, plan_app, records, validate_app, verify_app
 from cli.terminal import show
 
 _EXIT_FINDING = 3
@@ -26,6 +26,7 @@ def main() -> None:
     audit probe --suspect answers.jsonl --bank DIR
     audit validate --bank DIR
     audit plan --bank DIR --power 0.8
+    audit verify runs/audit
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
@@ -33,6 +34,10 @@ def main() -> None:
 main.add_command(bank_app.bank)
 main.add_command(plan_app.plan)
 main.add_command(validate_app.validate)
+main.add_command(verify_app.report)
+main.add_command(verify_app.verify)
+main.add_command(verify_app.sign)
+main.add_command(records.keygen)
 
 
 @main.command()

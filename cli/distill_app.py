@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli import options
+from cli import options, run_records_app
 from cli.store_app import store
 from cli.terminal import show
 
@@ -25,12 +25,16 @@ def main() -> None:
     distill plan run.yaml         how large the student is, what it caches, what training takes
     distill run run.yaml -s train.steps=500 --out runs/mine
     distill capture run.yaml --out signals/mine   the teachers' signals alone
-    distill verify signals/mine   is a store, or a run, what its manifest says?
+    distill verify runs/mine      is a run, or a store, what its records say?
+    distill sign runs/mine --key me.pem
     """  # noqa: D301 (click reads the escape)
     options.settle_libraries()
 
 
 main.add_command(store)
+main.add_command(run_records_app.report)
+main.add_command(run_records_app.sign)
+main.add_command(run_records_app.verify)
 
 _set = click.option(
     "-s",
@@ -78,7 +82,7 @@ def run(
 @click.argument("student_run", type=click.Path(path_type=Path))
 @click.option(
     "--seed",
-    type=click.IntRange(min=0, max=2**63 - 1),
+    type=click.IntRange(min=0, max=2**53 - 1),
     required=True,
     help="Not the student's own.",
 )
@@ -167,30 +171,6 @@ def capture(
             return
         for row in rows:
             show(f"{row['path']}: {row['tokens']:,} tokens, {row['bytes']:,} bytes")
-
-
-@main.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@options.as_json
-@options.traceback
-def verify(path: Path, as_json: bool, verbose: bool) -> None:
-    """Check PATH, a store of signals or a run, against its manifest.
-
-    Exits 1 when anything was changed, or is missing that a run or a store consists of; signals
-    that a run read may be absent.
-    """
-    with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
-        from distill.papers.inspection import inspect
-
-        found = inspect(path)
-        if as_json:
-            click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": found.rows}))
-        else:
-            said = {True: "ok", False: "CHANGED", None: "absent"}
-            for row in found.rows:
-                show(f"{said[row['ok']]:<8} {row['what']}: {row['seen']}")
-        if not found.ok:
-            raise SystemExit(1)
 
 
 @main.command()

@@ -53,7 +53,7 @@ from cli.terminal import show
 @options.min_prompts
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=2**53 - 1),
     default=0,
     show_default=True,
     help="Of the order in which a bank's prompts are taken.",

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from audit.report.reveal import one_line
+from audit.report.reveal import reveal_line
 from cli.terminal import show
 
 # What the time left is judged by, in seconds: the start of a stage is seldom like the rest of it.
@@ -74,7 +74,7 @@ class Progress:
     def say(self, sentence: str) -> None:
         """Print one sentence, clear of the bars."""
         if self.bars is not None:
-            said = one_line(sentence)
+            said = reveal_line(sentence)
             self.bars.console.print(said, markup=False, highlight=False, soft_wrap=True)
         elif not self.quiet:
             show(sentence, err=True)
@@ -82,8 +82,10 @@ class Progress:
     def _draw(self, stage: str, done: int, total: int, said: str) -> None:
         assert self.bars is not None
         if self.task is None:
-            self.task = self.bars.add_task(stage, total=total, completed=done, said=one_line(said))
-        self.bars.update(self.task, completed=done, said=one_line(said))
+            self.task = self.bars.add_task(
+                stage, total=total, completed=done, said=reveal_line(said)
+            )
+        self.bars.update(self.task, completed=done, said=reveal_line(said))
 
 
 class Pace:

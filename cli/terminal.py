@@ -6,7 +6,7 @@ control characters, hide what is invisible, and take a line break for the start 
 
 import click
 
-from audit.report.reveal import one_line
+from audit.report.reveal import reveal_line
 
 
 def show(text: str, *, err: bool = False) -> None:
@@ -16,4 +16,4 @@ def show(text: str, *, err: bool = False) -> None:
         text: what is said.
         err: whether on stderr.
     """
-    click.echo(one_line(text), err=err)
+    click.echo(reveal_line(text), err=err)

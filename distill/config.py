@@ -13,8 +13,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from audit import strict_yaml
+from audit.attest import LARGEST
 from audit.errors import ConfigError
 from audit.question import EndpointConfig
+from distill.aigc import AigcConfig
 from distill.files import read_text
 from distill.loss import objective
 from distill.loss.objective import Term
@@ -27,7 +29,7 @@ from student.errors import ConfigError as StudentConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # what torch's generators take
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]  # what a record of the run keeps exact
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -276,6 +278,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     prices: Prices = field(default_factory=Prices)
+    aigc: AigcConfig = field(default_factory=AigcConfig)
 
     def __post_init__(self) -> None:
         self._require_room()

@@ -1,11 +1,13 @@
 """Files of a run, read with a sentence for what is wrong and written whole or not at all."""
 
-import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from audit.attest import LARGEST, canonical_bytes, parse
+from audit.report.reveal import reveal_halves
 from distill.errors import InputError, StorageError
 
 
@@ -39,11 +41,13 @@ def read_json(path: Path) -> dict[str, Any]:
         StorageError: the file is damaged.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise StorageError(f"{path} is damaged; delete it and run again.") from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{path} is damaged: it holds no object; delete it and run again.")
     return value
 
 
@@ -53,9 +57,18 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk refused; what stood there still stands.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically.
+
+    Raises:
+        StorageError: the disk refused; what stood there still stands.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        write_atomically(path, lambda partial: partial.write_bytes(data))
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; what was finished is kept, "
@@ -64,8 +77,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` atomically, indented for a reader."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Write `value`, made portable, to `path` atomically: its canonical bytes and nothing else."""
+    write_bytes(path, canonical_bytes(portable(value)))
+
+
+def portable(value: Any) -> Any:
+    """Return `value` as canonical JSON (RFC 8785) can hold it, and as it is read back.
+
+    A tuple becomes a list, a number that is not finite none, a whole number beyond 2**53 - 1 the
+    nearest float, half of a surrogate pair its code point in brackets.
+    """
+    match value:
+        case Mapping():
+            return {str(name): portable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [portable(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+        case float() if value.is_integer() and abs(value) <= LARGEST:
+            return int(value)
+        case int() if abs(value) > LARGEST:
+            return float(value)
+    return reveal_halves(value)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

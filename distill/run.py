@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from audit.statement import STATEMENT, begin
 from distill import files, inherit
 from distill.checkpoint import Checkpoints
 from distill.config import RunConfig, load
@@ -19,8 +20,9 @@ from distill.errors import InputError, MismatchError
 from distill.evaluation.evaluate import Measured
 from distill.examination import Examination, glancing_seconds, history
 from distill.loss import objective
-from distill.papers import bundle, checks, cost, record
+from distill.papers import bundle, checks, cost, provenance, record
 from distill.papers.bundle import START
+from distill.papers.schema import CURRENT
 from distill.prepare import Ready, prepare
 from distill.rollout import served
 from distill.session import Notes, Progress, Say, Session, claim, hold
@@ -63,20 +65,26 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     done = claim(out, config)
     if done is not None:
         say(f"{out} is finished already; nothing to do")
+        if done["schema"] == CURRENT and not (out / STATEMENT).is_file():  # killed at the last step
+            provenance.write(out)
         evaluation = files.read_json(out / "eval.json")
         return Outcome(out=out, evaluation=evaluation, manifest=done, reused=True)
+    begin(out)
     device = devices.pick(config.device)
     session = Session(config=config, out=out, device=device, say=say, progress=progress)
     ready = prepare(session)
     notes = Notes(out / "eval.json")
+    if "started" not in notes.values:
+        notes.add(started=record.now())
     model = _new(session, ready)
     exam = Examination(session, ready.text, ready.lessons, ready.tokenizer, ready.tasks)
     _begin(session, model, ready.tokenizer, exam, notes)
     _train(session, _trainer(session, model, ready), exam)
     weights.save(model, ready.tokenizer, out / "student", inherited=record.inherited(config))
     _evaluate(session, model, ready, exam, notes)
-    manifest = bundle.write(session, ready, model.config, _metrics(session), notes.values)
+    manifest = bundle.write(session, ready, model.config, _metrics(session))
     _checkpoints(session).clear()
+    provenance.write(out)
     return Outcome(out=out, evaluation=notes.values, manifest=manifest, reused=False)
 
 

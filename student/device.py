@@ -5,17 +5,25 @@ Built on `torch.accelerator`; kept outside it are the dtype to compute in, the a
 An accelerator that was asked for and is missing is an error, never a silent run on CPU.
 """
 
+import os
 import platform
 import re
 import resource
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
+from student import machine
 from student.errors import ConfigError, DeviceError
 
 KINDS = ("auto", "cpu", "cuda", "npu")
+PACKAGES = ("torch", "torch_npu")
+"""Distributions that bring torch and its devices; a record names those that are installed."""
+
+_ROOT = Path("/")
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -125,12 +133,27 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def describe(device: torch.device) -> dict[str, str | int]:
-    """Return what the record says of the device: kind, name, threads, operating system, torch."""
+def describe(
+    device: torch.device, root: Path = _ROOT, environment: Mapping[str, str] = os.environ
+) -> dict[str, str | int]:
+    """Return what the record says of the device and of the machine it is in.
+
+    `kind`, `name`, `threads`, `system`, `python` and `torch` are always there; what
+    `machine.describe` finds, and of an accelerator `count` (of those this process sees),
+    `memory_bytes`, `driver`, `firmware`, `bios`, `toolkit` and `toolkit_version`, where they can be
+    found out.
+
+    Args:
+        device: where a run is computed.
+        root: where the file system begins.
+        environment: of the process, which says where the toolkit is.
+    """
     if device.type == "cpu":
         name = str(torch.cpu.get_capabilities().get("cpu_name", "")) or platform.machine()
+        found: dict[str, str | int] = {}
     else:
         name = str(torch.get_device_module(device).get_device_name(device))
+        found = _hardware(device) | _software(device, root, environment)
     return {
         "kind": device.type,
         "name": name,
@@ -138,7 +161,79 @@ def describe(device: torch.device) -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **machine.describe(root),
+        **{name: value for name, value in found.items() if value},
     }
+
+
+def _hardware(device: torch.device) -> dict[str, str | int]:
+    """Return how many such devices this process sees and the memory of this one, where told."""
+    try:
+        properties = torch.get_device_module(device).get_device_properties(device)
+        memory = int(properties.total_memory)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        memory = 0
+    return {"count": torch.accelerator.device_count(), "memory_bytes": memory}
+
+
+def _software(
+    device: torch.device, root: Path, environment: Mapping[str, str]
+) -> dict[str, str | int]:
+    """Return versions of an accelerator's driver, firmware and toolkit, empty where unknown."""
+    if device.type == "cuda":
+        gpus = root / "proc/driver/nvidia/gpus"
+        return {
+            "driver": _cuda_driver(root / "proc/driver/nvidia/version"),
+            "firmware": _all_alike(gpus, "GPU Firmware"),
+            "bios": _all_alike(gpus, "Video BIOS"),
+            "toolkit": "CUDA" if torch.version.cuda else "",
+            "toolkit_version": torch.version.cuda or "",
+        }
+    version = _cann(root, environment)
+    return {
+        "driver": _ascend(root, "Driver"),
+        "firmware": _ascend(root, "Firmware"),
+        "toolkit": "CANN" if version else "",
+        "toolkit_version": version,
+    }
+
+
+def _cuda_driver(path: Path) -> str:
+    """Return the version of the kernel module, as it says of itself."""
+    said = machine.fields(path, separator=":").get("NVRM version", "")
+    version = re.search(r"\b\d+\.\d+(\.\d+)*\b", said)
+    return version[0] if version else ""
+
+
+def _all_alike(gpus: Path, name: str) -> str:
+    """Return what the driver says of its devices under `name`: each other answer once."""
+    try:
+        places = sorted(gpus.iterdir())
+    except OSError:
+        return ""
+    said = (machine.fields(place / "information", separator=":").get(name, "") for place in places)
+    return ", ".join(dict.fromkeys(one for one in said if one and "N/A" not in one))
+
+
+def _ascend(root: Path, part: str) -> str:
+    """Return the version of the driver or of the firmware, from the file its package installs."""
+    installed = machine.fields(root / "etc/ascend_install.info")
+    place = installed.get(f"{part}_Install_Path_Param", "/usr/local/Ascend")
+    said = machine.fields(root / place.lstrip("/") / part.lower() / "version.info")
+    return said.get("package_version") or said.get("Version", "")
+
+
+def _cann(root: Path, environment: Mapping[str, str]) -> str:
+    """Return the version of CANN, whose `set_env.sh` says where it is."""
+    home = environment.get("ASCEND_HOME_PATH") or environment.get("ASCEND_TOOLKIT_HOME")
+    if not home:
+        return ""
+    place = root / home.lstrip("/")
+    told = place / f"{platform.machine()}-linux" / "ascend_toolkit_install.info"
+    version = machine.fields(told).get("version", "")
+    # Else as [version of the component:version of CANN].
+    running = machine.fields(place / "version.cfg").get("toolkit_running_version", "")
+    return version or running.strip("[]").rpartition(":")[2]
 
 
 def has_fused_adamw(device: torch.device) -> bool:

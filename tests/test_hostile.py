@@ -15,7 +15,7 @@ from audit.evidence import Exhibit, Finding, Material, Report, from_json, to_jso
 from audit.lineup.ruling import Ruling
 from audit.report.frame import MOST_BYTES
 from audit.report.render import render
-from audit.report.reveal import one_line, reveal
+from audit.report.reveal import reveal, reveal_line
 from audit.report.validation import render as render_validation
 from audit.validate import COLUMNS, table
 from distill.papers.card import model_card
@@ -145,8 +145,8 @@ def test_a_report_keeps_every_string_through_its_file(first):
 
 
 @pytest.mark.parametrize("text", STRINGS)
-def test_a_line_for_a_terminal_is_one_line_that_hides_nothing(text):
-    line = one_line(text)
+def test_a_line_for_a_terminal_is_reveal_line_that_hides_nothing(text):
+    line = reveal_line(text)
     assert "\n" not in line and not HIDDEN.search(line)
     assert hostile.MARK in line
     line.encode()
@@ -199,7 +199,7 @@ def test_a_model_card_has_every_name_as_text(first):
     assert "example.invalid" not in " ".join(links)
 
 
-def test_ten_megabytes_on_one_line_are_cut_and_counted():
+def test_ten_megabytes_on_reveal_line_are_cut_and_counted():
     line = "x" * 10_000_000 + hostile.MARK
     page = render(reports.report(findings=(_finding("T", long_probe(line)),)))
     assert len(page.encode()) <= MOST_BYTES

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from audit.banks.describe import Description
-from audit.report.reveal import one_line
+from audit.report.reveal import reveal_line
 
 _HEADER = ("model", "family", "role", "group", "answers", "empty", "repeated", "refused",
            "cut off", "words")  # fmt: skip
@@ -12,7 +12,7 @@ _TEXTS = 4  # columns from the left that are texts; numbers stand to the right
 
 def text(described: Description) -> str:
     """Return a description as lines for a terminal or a file."""
-    return "\n".join(map(one_line, [*_table(_rows(described)), "", *_facts(described)]))
+    return "\n".join(map(reveal_line, [*_table(_rows(described)), "", *_facts(described)]))
 
 
 def _rows(described: Description) -> list[Sequence[str]]:

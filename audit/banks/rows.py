@@ -69,7 +69,7 @@ class Item:
 
 def prompt_id(prompt: str) -> str:
     """Return the first 12 hex digits of the SHA-256 of a prompt, its id in a bank."""
-    # A lone surrogate counts as its JSON escape, as in `attest.canonical_bytes`.
+    # A lone surrogate counts as its JSON escape.
     data = prompt.encode("utf-8", errors="backslashreplace")
     return hashlib.sha256(data).hexdigest()[:12]
 

@@ -6,6 +6,7 @@ rather than looked up, so that a page does not depend on the Unicode version of 
 """
 
 import re
+from typing import Any
 
 _NONCHARACTERS = "".join(
     f"{chr(plane + 0xFFFE)}-{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)
@@ -20,16 +21,34 @@ _HIDDEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # musical controls, tags, more selectors
     f"{_NONCHARACTERS}]"
 )
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def reveal(text: str) -> str:
     """Return `text` with hidden characters written as code points: U+202E in angle brackets."""
-    return _HIDDEN.sub(lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", text)
+    return _HIDDEN.sub(_code_point, text)
 
 
-_BREAKS = str.maketrans({"\n": "\u27e8U+000A\u27e9", "\t": " "})
+def reveal_line(text: str) -> str:
+    """Return the same on one line: a line feed in a file's name is no line of a terminal's."""
+    return reveal(re.sub("[\t\n]", _code_point, text))
 
 
-def one_line(text: str) -> str:
-    """Return `text` as one line: a line break within a name would look like another message."""
-    return reveal(text).translate(_BREAKS)
+def reveal_halves(value: Any) -> Any:
+    """Return texts, lists and mappings with halves of surrogate pairs written as code points.
+
+    JSON can spell half of a pair, and a file name that is not UTF-8 is read as such halves; no
+    UTF-8 file can hold one. All other characters stay: a record keeps what was said.
+    """
+    match value:
+        case str():
+            return _LONE.sub(_code_point, value)
+        case dict():
+            return {reveal_halves(key): reveal_halves(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [reveal_halves(inner) for inner in value]
+    return value
+
+
+def _code_point(match: re.Match[str]) -> str:
+    return f"\u27e8U+{ord(match[0]):04X}\u27e9"

@@ -16,7 +16,7 @@ from distill.errors import InputError
 from distill.evaluation.intervals import compare_accuracy
 from distill.text import corpus
 from distill.text.chat import Prompt
-from distill.text.sources import Row, chat, rows
+from distill.text.sources import Row, chat, require_unicode, rows
 
 _COLUMNS = ("id", "prompt", "messages", "choices", "answer", "casefold", "stop")
 
@@ -100,6 +100,7 @@ def load(path: Path) -> Task:
             raise InputError(f"{where}: the id {item.id!r} is that of {seen[item.id]}, too.")
         if items and bool(item.choices) != bool(items[0].choices):
             raise InputError(f"{where}: 'choices' must be in all rows of a task, or in none.")
+        require_unicode(list(asdict(item).values()), where)
         seen[item.id] = where
         items.append(item)
     kind: Literal["multiple choice", "exact match"] = (

@@ -23,6 +23,8 @@ FILE = "bom.cdx.json"
 
 Record = Mapping[str, Any]
 Part = dict[str, Any]
+_Stated = tuple[str, str, str, str, Record]
+"""A component: type, reference, name, version, properties."""
 
 # What each kind of input is; anything else is a file.
 _TYPES = {
@@ -202,21 +204,52 @@ def _library(name: str, version: str) -> Part:
 
 
 def _machine(device: Record) -> list[Part]:
-    """Return the device, its driver where the record has one, and the system it ran under."""
-    stated = {key: value for key, value in device.items() if key in ("kind", "threads")}
-    found: list[Part] = [
-        {
-            "type": "device",
-            "bom-ref": "device",
-            "name": device["name"],
-            "properties": _properties(stated),
-        },
-        {"type": "operating-system", "bom-ref": "system", "name": device["system"]},
-        {"type": "platform", "bom-ref": "python", "name": "Python", "version": device["python"]},
+    """Return the hardware of a run and what it stands on, as far as the record has them."""
+    name, is_host = device["name"], device["kind"] == "cpu"
+    own = {key: device.get(key) for key in ("kind", "threads", "count", "memory_bytes")}
+    own |= {"host_memory_bytes": device.get("host_memory_bytes")} if is_host else {}
+    stated: list[_Stated] = [
+        ("device", "device", name, "", own),
+        ("device-driver", "driver", f"driver of {name}", device.get("driver", ""), {}),
+        ("firmware", "firmware", f"firmware of {name}", device.get("firmware", ""), {}),
+        ("firmware", "bios", f"BIOS of {name}", device.get("bios", ""), {}),
+        ("platform", "toolkit", device.get("toolkit", ""), device.get("toolkit_version", ""), {}),
+        ("platform", "python", "Python", device["python"], {}),
+        *([] if is_host else _processor(device)),
+        *_system(device),
     ]
-    if device.get("driver"):
-        found.append({"type": "device-driver", "bom-ref": "driver", "name": device["driver"]})
-    return found
+    needs_version = ("device-driver", "firmware")
+    return [
+        _component(*part)
+        for part in stated
+        if part[2] and (part[3] or part[0] not in needs_version)
+    ]
+
+
+def _processor(device: Record) -> list[_Stated]:
+    memory = {"host_memory_bytes": device.get("host_memory_bytes")}
+    return [("device", "cpu", device.get("cpu", ""), "", memory)]
+
+
+def _system(device: Record) -> list[_Stated]:
+    """Return operating system, kernel and C library; of these older records have the first."""
+    kernel, _, release = device.get("kernel", "").partition(" ")
+    libc, _, version = device.get("libc", "").partition(" ")
+    machine = {"system": device["system"]}
+    distribution = device.get("os") or device["system"]
+    return [
+        ("operating-system", "system", distribution, device.get("os_version", ""), machine),
+        ("operating-system", "kernel", kernel, release, {}),
+        ("library", "libc", libc, version, {}),
+    ]
+
+
+def _component(kind: str, ref: str, name: str, version: str, stated: Record) -> Part:
+    part: Part = {"type": kind, "bom-ref": ref, "name": name}
+    if version:
+        part["version"] = version
+    properties = _properties(stated)
+    return {**part, "properties": properties} if properties else part
 
 
 def _tool(manifest: Record) -> Part:

@@ -1,17 +1,17 @@
-"""The papers of a finished run: page, model card, bill of materials, manifest.
+"""The papers of a finished run, and its manifest.
 
-The manifest is written last: a directory that has one is finished.
+A directory with a manifest is finished; its statement (`provenance`) follows, over all files.
 """
 
+from pathlib import Path
 from typing import Any
 
 from audit import strict_yaml
 from audit.attest import file_digest
-from distill import files, materials
+from distill import aigc, files, materials
+from distill.config import TeacherConfig
 from distill.lessons import tally
-from distill.papers import bom, record
-from distill.papers.card import model_card
-from distill.papers.page import render_run
+from distill.papers import record, render
 from distill.prepare import Ready
 from distill.resources import shipped
 from distill.rollout import served
@@ -32,17 +32,19 @@ def write(
     ready: Ready,
     student: MLAConfig | V4Config,
     metrics: list[Row],
-    evaluation: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write page, card, bill of materials and, last, the manifest, which is returned."""
+    """Write what `render.papers` gives and, last, the manifest, which is returned."""
     config, out = session.config, session.out
+    corpora = _corpora(session)
+    for place, row in corpora:
+        aigc.write(config.aigc, place, row["sha256"])
     resolved = strict_yaml.dump(config)
     counted = count_parameters(student, ready.vocabulary.size)
     manifest = record.manifest(
         config=config,
         config_text=resolved,
         device=session.device,
-        inputs=[*_inputs(session, ready), *_written(session)],
+        inputs=[*_inputs(session, ready), *(row for _, row in corpora)],
         outputs=materials.outputs(out, OUTPUTS),
         teachers=_teachers(session, ready),
         tokens=metrics[-1]["tokens"],
@@ -53,12 +55,9 @@ def write(
         },
         vocabularies=[{"teacher": one.config.name, **one.vocabulary} for one in ready.lessons],
     )
-    title = "Distillation run" if config.is_taught else "Control run"
-    page = render_run(metrics, evaluation, manifest, resolved, title)
-    files.write_text(out / "run.html", page)
-    files.write_text(out / "README.md", model_card(evaluation, manifest))
-    files.write_json(out / bom.FILE, bom.bill_of_materials(manifest, evaluation))
-    files.write_json(out / "manifest.json", manifest)
+    for name, data in render.papers(render.read(out, manifest)).items():
+        files.write_bytes(out / name, data)
+    files.write_json(out / render.MANIFEST, manifest)
     return manifest
 
 
@@ -95,12 +94,23 @@ def _inputs(session: Session, ready: Ready) -> list[dict[str, str]]:
     return rows
 
 
-def _written(session: Session) -> list[dict[str, str]]:
-    """Return a line for what was written for the student to learn from: by teachers, by itself."""
-    lines = [tally.line(session, teacher) for teacher in session.config.teachers]
-    own = Writings.open(session.out / "rollouts") if session.config.rollout.fraction else None
+def _corpora(session: Session) -> list[tuple[Path, dict[str, str]]]:
+    """Return where that lies which models wrote for the student to learn from, and its line."""
+    found: list[tuple[Path, dict[str, str] | None]] = [
+        (_answers(session, teacher), tally.line(session, teacher))
+        for teacher in session.config.teachers
+    ]
+    rollouts = session.out / "rollouts"
+    own = Writings.open(rollouts) if session.config.rollout.fraction else None
     if own is not None:
         note = f"{len(own):,} writings"
-        lines.append(materials.material("rollouts", "student's answers", own.sha256(), note))
-    lines.append(served.line(session))
-    return [line for line in lines if line is not None]
+        line = materials.material("rollouts", "student's answers", own.sha256(), note)
+        found.append((rollouts, line))
+    found.append((served.place_of(session), served.line(session)))
+    return [(place, line) for place, line in found if line is not None]
+
+
+def _answers(session: Session, teacher: TeacherConfig) -> Path:
+    """Return where a teacher's answers are: kept ones by themselves, scored ones in its log."""
+    place = session.place(teacher.name)
+    return place if teacher.says == "top_logprobs" else place / "answers"

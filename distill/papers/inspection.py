@@ -1,135 +1,235 @@
-"""Look at a directory that this package wrote, a run or stores, and say what is intact."""
+"""Look at a directory that this package wrote, a run or stores, and say what is intact.
 
-import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+Of a run every file is held against its statement, every record against its canonical bytes, every
+paper against the records it is made from, every store against its hash chain, and what was read
+against the digests in the manifest. Signals may be shared: another run may have added to a log or
+laid its own files beside those of this run, and a whole directory of them may have been moved or
+deleted; that is said and is no fault.
+
+Nothing here raises on what it finds: what cannot be read is a row that says so.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from audit.attest import digest, file_digest
-from distill import files, materials
-from distill.errors import DistillError, InputError
-from distill.papers import record
-from distill.rollout.writings import Writings
+from audit import envelope, inspection
+from audit.attest import digest
+from audit.inspection import GONE, UNNAMED, Inspection, Row
+from audit.statement import OWN, STATEMENT, files_under
+from distill import materials
+from distill.errors import InputError
+from distill.papers import bom, pinned, provenance, record, render, schema, weights_signature
 from distill.store import chain
-from distill.store.store import Store
 from distill.store.verify import StoreReport, verify
 from distill.teachers.served import RESPONSES
 
-_AWAY = "not there: it lies elsewhere or was deleted"
-_OTHER = "are gone, or not those that the run read"
+_OLDER = "is not there: the run was made before runs had statements"
+_ADDED = "is not named by the statement: added since, as by another run with these signals"
+_LONGER = "begins with what the statement names, and was added to since"
+_DISTANT = "not there: lies elsewhere or was deleted"
+_LEFT = "is not named by the manifest: left by a capture that was killed, or added"
+_OTHER_CODE = "was made by another version of this package, which cannot be repeated here"
+_LOGS = (RESPONSES, "answers.jsonl")
+_RECORDS = (render.MANIFEST, render.EVALUATION, bom.FILE, weights_signature.FILE)
+_BULK = ("signals/", "rollouts/")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Inspection:
-    """What was looked at: rows of `what`, `ok` and `seen`; `ok` is None of what is not there."""
-
-    rows: tuple[dict[str, Any], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything that is there is intact."""
-        return all(row["ok"] is not False for row in self.rows)
-
-
-def inspect(path: Path) -> Inspection:
+def inspect(path: Path, *, key: Path | None = None, weights_key: Path | None = None) -> Inspection:
     """Recompute every digest of the run, of the store, or of all stores below `path`.
 
-    What a run read and wrote on the way is looked at too, where it lies in its own directory:
-    each store in itself, and whether signals, logs and answers are those that the run's manifest
-    names. A log that another run has added to since still begins with what this one was told.
+    Args:
+        path: of a run, a store, or a directory of stores.
+        key: the public key that signed the run's statement; None where that is not asked.
+        weights_key: the public key that signed the student's weights; None as well.
 
     Raises:
-        InputError: there is none of them.
-        StorageError: the manifest cannot be read.
+        InputError: there is none of them, or a key cannot be used.
+        AuditError: a key is given, and what checks signatures is not installed.
     """
-    manifest = files.read_json(path / chain.MANIFEST)
-    is_run = manifest.get("schema") == record.SCHEMA
+    if _is_run(path):
+        return Inspection(rows=tuple(_run(path, key, weights_key)))
+    if key is not None or weights_key is not None:
+        raise InputError(f"{path} is no run; only the statement of a run is signed.")
     places = sorted(found.parent for found in path.glob(f"**/{chain.MANIFEST}"))
     if not places:
         raise InputError(
             f"{path} has no {chain.MANIFEST}; name a finished run, a store, or a directory of "
             "stores."
         )
-    reports = [verify(place) for place in places if not (is_run and place == path)]
-    rows = list(_run(path, manifest)) if is_run else []
-    if is_run:
-        rows += _read(path, manifest, reports)
-    for report in reports:
-        rows += _store(report.path, report)
-    return Inspection(rows=tuple(rows))
+    return Inspection(rows=tuple(row for place in places for row in _alone(place)))
 
 
-def _run(path: Path, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    changed = materials.changed(path, manifest)
-    for output in manifest["outputs"]:
-        name = output["name"]
-        seen = "is gone or was changed" if name in changed else output["sha256"]
-        yield {"what": name, "ok": name not in changed, "seen": seen}
+def _is_run(path: Path) -> bool:
+    """Tell a run from a store, also where its manifest is damaged or gone."""
+    if (path / STATEMENT).exists() or (path / render.METRICS).exists():
+        return True
+    manifest, _ = inspection.load(path / render.MANIFEST)
+    match manifest:
+        case {"schema": str(named)}:
+            return named in (schema.CURRENT, schema.OLDER)
+    return False
 
 
-def _read(
-    path: Path, manifest: dict[str, Any], reports: Sequence[StoreReport]
-) -> Iterator[dict[str, Any]]:
-    """Tell of what the run read, and of what was written on the way, whether it is there."""
-    inputs = manifest["inputs"]
-    named = {row["sha256"] for row in inputs}
-    signals, own = path / "signals", path / "rollouts"
-    stores = [report for report in reports if report.path.is_relative_to(signals)]
-    logs = [sha256 for log in signals.glob(f"*/{RESPONSES}") for sha256 in _begins(log, named)]
-    kept = [file_digest(file) for file in signals.glob("*/answers/accepted.jsonl")]
-    there = {
-        "teacher signals": [_sha256(report) for report in stores],
-        "teacher's answers": logs,
-        "answers a teacher wrote": [*kept, *logs],
-        "student's answers": _writings(own),
-        "answers on the way": [file_digest(log) for log in own.glob(f"served/{RESPONSES}")],
-    }
-    for row in inputs:
-        if row["kind"] in there and row["sha256"] != digest([]):  # of a log that was never begun
-            left = there[row["kind"]]
-            found = row["sha256"] in left
-            if found:
-                left.remove(row["sha256"])  # of two that were alike one may be gone
-            yield _told(row, found, strange=not named.issuperset(left))
+def _run(path: Path, key: Path | None, weights_key: Path | None) -> Iterator[Row]:
+    manifest, damage = _manifest(path)
+    older = manifest is not None and manifest["schema"] == schema.OLDER
+    if older and not (path / STATEMENT).exists():
+        yield Row(what=STATEMENT, ok=None, seen=_OLDER)
+    else:
+        yield from _stated(path)
+        yield envelope.of_envelope(path, key)
+        yield from weights_signature.of_weights(path, weights_key)
+    if manifest is None:
+        yield Row(what=render.MANIFEST, ok=False, seen=damage)
+    reports = _stores(path)
+    for name, report in reports.items():
+        yield from _store(name, report)
+    if manifest is not None:
+        yield from _against_manifest(path, manifest, list(reports.values()))
+        if not older:
+            yield from _papers(path, manifest)
 
 
-def _told(row: dict[str, Any], there: bool, *, strange: bool) -> dict[str, Any]:
-    """Return what is said of an input: is it there, or something of its kind that nobody names?"""
-    if there:
-        return {"what": row["name"], "ok": True, "seen": row["sha256"]}
-    if strange:
-        return {"what": row["name"], "ok": False, "seen": _OTHER}
-    return {"what": row["name"], "ok": None, "seen": _AWAY}
+def _manifest(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the manifest, or what keeps it from being one."""
+    file = path / render.MANIFEST
+    value, damage = inspection.load(file)
+    if value is None:
+        return None, damage
+    damage = schema.problem(file.read_bytes())
+    return (None, damage) if damage else (value, "")
 
 
-def _sha256(report: StoreReport) -> str:
-    return "" if report.problem else Store.open(report.path).sha256()
+# Every file, against the statement.
 
 
-def _writings(path: Path) -> list[str]:
+def _stated(path: Path) -> Iterator[Row]:
+    own, subjects = inspection.of_statement(path)
+    yield own
+    rows = inspection.of_files(path, subjects, skip=provenance.is_lock, is_canonical=_is_canonical)
+    distant = {}
+    for row in rows:
+        place = row.what.rpartition("/")[0]
+        if row.seen == GONE and row.what.startswith(_BULK) and not (path / place).exists():
+            distant[place] = Row(what=place, ok=None, seen=_DISTANT)
+        else:
+            yield _shared(path, row, subjects)
+    yield from distant.values()
+
+
+def _is_canonical(name: str) -> bool:
+    """Tell whether a file is JSON that this package writes."""
+    ours = name.startswith((*_BULK, "answers/"))
+    return name in _RECORDS or (ours and name.endswith(".json"))
+
+
+def _shared(path: Path, row: Row, subjects: Mapping[str, str]) -> Row:
+    """Return the row of a file; among signals other runs may have written, too."""
+    if row.ok is not False or not row.what.startswith("signals/"):
+        return row
+    if row.seen == UNNAMED:
+        return replace(row, ok=None, seen=_ADDED)
+    if row.what.endswith(_LOGS) and _begins(path / row.what, subjects.get(row.what, "")):
+        return replace(row, ok=True, seen=_LONGER)
+    return row
+
+
+def _begins(log: Path, sha256: str) -> bool:
     try:
-        found = Writings.open(path)
-    except DistillError:
-        return [""]
-    return [] if found is None else [found.sha256()]
+        return pinned.begins(log, (sha256,)) == [sha256]
+    except OSError:
+        return False
 
 
-def _begins(log: Path, named: Collection[str]) -> list[str]:
-    """Return the digests in `named` of what the log begins with, or else that of all of it."""
-    read, found = hashlib.sha256(), []
-    with log.open("rb") as stream:
-        for line in stream:
-            read.update(line)
-            if read.hexdigest() in named:
-                found.append(read.hexdigest())
-    return found or [read.hexdigest()]
+# What the run's own records say.
 
 
-def _store(path: Path, report: StoreReport) -> Iterator[dict[str, Any]]:
+def _stores(path: Path) -> dict[str, StoreReport]:
+    """Return what was found in every store in the run directory, by name."""
+    found = files_under(path, skip=lambda name: not f"{name}/".startswith(_BULK)).plain
+    places = [file.parent for file in found.values() if file.name == chain.MANIFEST]
+    return {place.relative_to(path).as_posix(): verify(place) for place in places}
+
+
+def _store(name: str, report: StoreReport) -> Iterator[Row]:
     whole = report.problem or f"{len(report.intact)} shards, {report.tokens:,} tokens"
-    yield {"what": str(path), "ok": not report.problem, "seen": whole}
-    for name, reason in report.broken:
-        yield {"what": f"{path / name}", "ok": False, "seen": reason}
-    for name in report.missing:
-        yield {"what": f"{path / name}", "ok": False, "seen": "is gone"}
+    yield Row(what=name, ok=not report.problem, seen=whole)
+    for file, reason in report.broken:
+        yield Row(what=f"{name}/{file}", ok=False, seen=reason)
+    for file in report.missing:
+        yield Row(what=f"{name}/{file}", ok=False, seen=GONE)
+
+
+def _alone(place: Path) -> Iterator[Row]:
+    """Yield the rows of a store that is in no run: what nobody names is told, too."""
+    report = verify(place)
+    yield from _store(str(place), report)
+    for file in report.extra:
+        yield Row(what=f"{place}/{file}", ok=None, seen=_LEFT)
+
+
+def _against_manifest(
+    path: Path, manifest: dict[str, Any], reports: Sequence[StoreReport]
+) -> Iterator[Row]:
+    for output in manifest["outputs"]:
+        yield _output(path, output)
+    try:
+        config = digest((path / render.CONFIG).read_text(encoding="utf-8"))
+        if config != manifest["config_sha256"]:
+            yield Row(what=render.CONFIG, ok=False, seen="is not the one that the manifest names")
+        yield from pinned.inputs(path, manifest, reports)
+    except (OSError, ValueError) as error:
+        yield Row(what="what the run read", ok=False, seen=f"cannot be looked at: {error}")
+
+
+def _output(path: Path, output: dict[str, Any]) -> Row:
+    name = output["name"]
+    try:
+        changed = materials.changed(path, {"outputs": [output]})
+    except (OSError, ValueError) as error:
+        return Row(what=name, ok=False, seen=f"cannot be looked at: {error}")
+    seen = "is gone or was changed" if changed else output["sha256"]
+    return Row(what=name, ok=not changed, seen=seen)
+
+
+def _papers(path: Path, manifest: dict[str, Any]) -> Iterator[Row]:
+    """Hold every paper, and what the statement claims, against what the records give."""
+    same_code = manifest["code"]["sha256"] == record.code_digest()
+    try:
+        records = render.read(path)
+        made = render.papers(records)
+        claimed = provenance.predicate(path, records)
+    except Exception as error:  # whatever damaged records do to what reads them
+        seen = f"cannot be made from the records: {type(error).__name__}: {error}"
+        yield Row(what=render.PAGE, ok=False, seen=seen)
+        return
+    for name, data in made.items():
+        yield _repeated(name, _bytes(path / name) == data, same_code)
+    claim = _claim(path)
+    if claim is not None:  # else it was told already
+        yield _repeated(STATEMENT, claim == claimed, same_code)
+
+
+def _repeated(name: str, same: bool, same_code: bool) -> Row:
+    if same:
+        return Row(what=name, ok=True, seen="is what the records give")
+    if same_code:
+        return Row(what=name, ok=False, seen="is not what the records give")
+    return Row(what=name, ok=None, seen=_OTHER_CODE)
+
+
+def _claim(path: Path) -> Any:
+    statement, _ = inspection.load(path / STATEMENT)
+    match statement:
+        case {"predicate": dict(predicate)}:
+            return {name: value for name, value in predicate.items() if name != OWN}
+    return None
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

@@ -62,7 +62,7 @@ def render_run(
         evaluation: `before`, `after`, `teacher`, `samples` and `seconds`; and, where there are
             such, `comparison`, `held_out` (see `curves.held_out`), `served` (see `checks.seen`) and
             `bill`.
-        manifest: schema `spiritsafe.run/2`.
+        manifest: schema `spiritsafe.run/3`.
         config_yaml: the resolved configuration, as written.
         title: the run's name.
     """

@@ -1,6 +1,7 @@
 """The record of a run: a manifest that pins what went in, who taught, and what came out.
 
-`manifest.json` (schema `spiritsafe.run/2`) is written last; a directory that has one is finished.
+`manifest.json` (`papers.schema`) is written when all else is there; a directory that has one is
+finished.
 """
 
 import importlib.metadata
@@ -18,14 +19,23 @@ import student
 from audit.attest import digest, file_digest
 from distill.config import RunConfig, TeacherConfig
 from distill.loss import objective
+from distill.papers.schema import CURRENT
 from distill.rollout.config import WRITER, RolloutConfig
 from distill.terms import Terms
 from student import device as devices
 from student.config import InheritConfig
 from student.released_fields import MLA, V4
 
-SCHEMA = "spiritsafe.run/2"
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "spiritsafe")
+_PACKAGES = (
+    *devices.PACKAGES,
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "gguf",
+    "spiritsafe",
+)
+_SOURCES = (".py", ".j2", ".css", ".toml")
 
 
 def versions() -> dict[str, str]:
@@ -39,12 +49,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def now() -> str:
+    """Return the time in UTC, as records have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def code_digest() -> str:
-    """Return one digest of the sources a run depends on, as they are installed."""
+    """Return one digest of the sources a run and its papers depend on, as they are installed."""
     files = []
     for package in (audit, distill, student):
         root = Path(str(package.__file__)).parent
-        for path in sorted(root.rglob("*.py")):
+        found = (path for suffix in _SOURCES for path in root.rglob(f"*{suffix}"))
+        for path in sorted(found):
             name = f"{root.name}/{path.relative_to(root).as_posix()}"
             files.append([name, file_digest(path)])
     return digest(files)
@@ -138,9 +154,9 @@ def manifest(
     named = zip(objective.names(config.loss), config.loss, strict=True)
     layout = V4 if config.student.family == "v4" else MLA
     return {
-        "schema": SCHEMA,
+        "schema": CURRENT,
         "tool": f"spiritsafe {found.get('spiritsafe', 'unknown')}",
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": now(),
         "run": {
             "role": "student" if config.is_taught else "control",
             "seed": config.seed,

@@ -61,9 +61,11 @@ def read_questions(path: Path, *, answered: bool = True) -> list[Question]:
         if not isinstance(row.get("prompt"), str) or (answered and not references):
             more = " and one under 'answer'" if answered else ""
             raise InputError(f"{where}: needs a text under 'prompt'{more}.")
-        found[name] = Question(
+        asked = Question(
             id=name, prompt=row["prompt"], references=references, tag=str(row.get("tag", tag))
         )
+        sources.require_unicode(list(asdict(asked).values()), where)
+        found[name] = asked
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from audit.attest import file_digest
+from audit.attest import LARGEST, file_digest
 from audit.endpoint import Endpoint, Reply, Request, question
 from audit.preflight import Need
 from audit.question import EndpointConfig
@@ -76,7 +76,9 @@ class ServedWriter:
             fields["top_p"] = self.config.top_p
         most = self.config.max_new_tokens
         asked = prompt.messages if self.asked.api == "chat" else self._text(prompt.tokens)
-        return question(self.asked, asked, max_tokens=most, fields=fields, sample=own)
+        return question(
+            self.asked, asked, max_tokens=most, fields=fields, sample=own % (LARGEST + 1)
+        )
 
     def _text(self, tokens: tuple[int, ...]) -> str:
         # A server begins every text by itself.

@@ -1,23 +1,28 @@
 """The manifest of a store: its key, and each shard's digests, every one chained to those before.
 
 `chain` of a shard is the digest of the chain before it and of the shard's own facts; the first
-follows from the key's digest. So the last one pins key, text, signals and their order.
+follows from the key's digest. So the last one pins key, text, signals and their order. The manifest
+itself carries the digest of the rest of it, in which the seconds stand, too. One of
+`spiritsafe.store/1` does not; it is read all the same.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from audit.attest import digest
+from audit.attest import canonical_bytes, digest, parse
 from distill.errors import MismatchError, StorageError
 from distill.store.shard import Key
 
 MANIFEST = "manifest.json"
+SCHEMA = "spiritsafe.store/2"
+_OLDER = "spiritsafe.store/1"
+_OWN = "spiritsafe_sha256"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
@@ -51,6 +56,36 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+def manifest(key: Key, shards: Sequence[Entry]) -> dict[str, Any]:
+    """Return what the manifest of a store says."""
+    made = {"schema": SCHEMA, "key": key.as_dict(), "shards": [asdict(entry) for entry in shards]}
+    return {**made, _OWN: digest(made)}
+
+
+def was_changed(path: Path) -> bool:
+    """Tell whether the manifest in `path` is other than its own digest and canonical bytes say.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    file = path / MANIFEST
+    try:
+        data = file.read_bytes()
+        value = parse(data)
+        rest = {name: inner for name, inner in value.items() if name != _OWN}
+        if value["schema"] == _OLDER and _OWN not in value:
+            return False
+        return canonical_bytes(value) != data or value[_OWN] != digest(rest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unread(path) from error
+
+
+def _unread(path: Path) -> StorageError:
+    return StorageError(
+        f"{path / MANIFEST} cannot be read; restore it, or delete {path} to capture again."
+    )
+
+
 def read_manifest(path: Path) -> tuple[Key, list[Entry]]:
     """Return the key and the sealed shards of the store in `path`.
 
@@ -79,9 +114,7 @@ def parse_manifest(path: Path) -> tuple[Key, list[Entry]]:
         value = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
         return Key(**value["key"]), [Entry(**row) for row in value["shards"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StorageError(
-            f"{file} cannot be read; restore it, or delete {path} to capture again."
-        ) from error
+        raise _unread(path) from error
 
 
 def _no_number(name: str) -> None:

@@ -8,7 +8,6 @@ again. A store of another key is refused, never mixed.
 """
 
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from audit.attest import digest, file_digest
+from audit.attest import canonical_bytes, digest, file_digest
 from distill.errors import DistillError, MismatchError, StorageError
 from distill.files import sync, write_atomically
 from distill.signals import Head, Signal
@@ -26,6 +25,7 @@ from distill.store import shard
 from distill.store.chain import (
     MANIFEST,
     Entry,
+    manifest,
     read_entry,
     read_manifest,
     refuse_other_key,
@@ -33,7 +33,6 @@ from distill.store.chain import (
 )
 from distill.store.shard import Key, Sequences, Tensors
 
-SCHEMA = "spiritsafe.store/1"
 LOCK = ".lock"
 
 
@@ -166,9 +165,7 @@ class Store:
             raise _disk_error(self.path, error) from error
 
     def _write_manifest(self, shards: Sequence[Entry]) -> None:
-        rows = [asdict(entry) for entry in shards]
-        value = {"schema": SCHEMA, "key": self.key.as_dict(), "shards": rows}
-        _write_json(self.path / MANIFEST, value)
+        _write_json(self.path / MANIFEST, manifest(self.key, shards))
 
     def _remove_sealed_entries(self) -> None:
         for path in self.path.glob("shard-*.json"):
@@ -236,7 +233,7 @@ class Store:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     def write(partial: Path) -> None:
-        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        partial.write_bytes(canonical_bytes(value))
         sync(partial)
 
     write_atomically(path, write)

@@ -6,7 +6,14 @@ from pathlib import Path
 from audit.attest import file_digest
 from distill.errors import StorageError
 from distill.store import shard
-from distill.store.chain import MANIFEST, Entry, broken_link, parse_manifest, shard_name
+from distill.store.chain import (
+    MANIFEST,
+    Entry,
+    broken_link,
+    parse_manifest,
+    shard_name,
+    was_changed,
+)
 from distill.store.shard import Key
 from distill.store.store import LOCK
 
@@ -48,14 +55,16 @@ def verify(path: Path) -> StoreReport:
     """Check the manifest, its chain, every shard's digest, and every shard's own text."""
     try:
         key, shards = parse_manifest(path)
+        changed = was_changed(path)
     except StorageError as error:
         return StoreReport(path=path, problem=str(error), extra=_extra(path, []))
     number = broken_link(key, shards)
+    problem = f"the chain breaks at {shard_name(number)}" if number is not None else ""
     reasons = {entry.file: _reason(path, key, entry) for entry in shards}
     intact = [entry for entry in shards if reasons[entry.file] == ""]
     return StoreReport(
         path=path,
-        problem="" if number is None else f"the chain breaks at {shard_name(number)}",
+        problem=problem or ("its manifest was changed" if changed else ""),
         sha256=shards[-1].chain if shards else "",
         intact=tuple(entry.file for entry in intact),
         broken=tuple((file, reason) for file, reason in reasons.items() if reason),

@@ -271,8 +271,7 @@ def _document(row: Row, where: str, name: str, tag: str) -> Document:
         messages=tuple(messages),
         tools=tuple(tools),
     )
-    if not _is_unicode([document.id, document.text, document.tag, messages, tools]):
-        raise InputError(f"{where}: holds half of a surrogate pair; repair it.")
+    require_unicode([document.id, document.text, document.tag, messages, tools], where)
     return document
 
 
@@ -332,9 +331,13 @@ def chat(messages: Any, where: str, *, answered: bool) -> list[Message]:
     return found
 
 
-def _is_unicode(parts: list[Any]) -> bool:
+def require_unicode(parts: list[Any], where: str) -> None:
+    """Refuse texts that JSON can spell and no encoding can carry; no digest is of them.
+
+    Raises:
+        InputError: half of a surrogate pair stands in `parts`, which JSON could hold.
+    """
     try:
         json.dumps(parts, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # JSON can spell what no encoding can carry
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: holds half of a surrogate pair; repair it.") from error

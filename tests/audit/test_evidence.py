@@ -3,12 +3,14 @@
 import copy
 import dataclasses
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from audit.attest import canonical_bytes, parse
 from audit.evidence import Verdict, from_json, json_schema, to_json
 from tests.fakes import reports
 
@@ -30,6 +32,17 @@ def test_every_verdict_survives():
         again = from_json(on_disk(report)).findings[0]
         assert again.verdict is verdict
         assert on_disk(report)["findings"][0]["verdict"] == verdict.value
+
+
+def test_the_shipped_schema_is_the_one_that_the_classes_describe():
+    text = files("audit").joinpath("report.schema.json").read_text(encoding="utf-8")
+    assert text == json.dumps(json_schema(), indent=2) + "\n"
+    assert json_schema()["$id"].split(":")[-2:] == reports.report().schema.split(".")[1].split("/")
+
+
+def test_a_report_in_its_canonical_bytes_fits_the_shipped_schema():
+    schema = json.loads(files("audit").joinpath("report.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(parse(canonical_bytes(to_json(reports.report()))), schema)
 
 
 def test_the_schema_is_a_schema_and_describes_a_report():

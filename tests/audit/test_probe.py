@@ -106,7 +106,7 @@ def finished(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_an_audit_leaves_its_config_its_answers_and_its_report(finished):
     names = {path.relative_to(finished.out).as_posix() for path in finished.out.rglob("*.*")}
     answers = {name for name in names if name.startswith("responses/")}
-    assert names - answers == {"audit.yaml", "report.json", "report.html"}
+    assert names - answers == {"audit.yaml", "report.json", "report.html", "statement.json"}
     assert sorted(name.split("/")[1].split(".")[0] for name in answers) == [
         "control-1", "control-2", "control-3", "suspect", "tiny",
     ]  # fmt: skip
@@ -333,7 +333,7 @@ def test_each_teacher_is_a_question_of_its_own(answers, tmp_path):
     assert [found.teacher for found in report.findings] == ["T", "U"]
 
 
-def test_hostile_answers_are_kept_as_they_are(answers, tmp_path):
+def test_hostile_answers_are_kept_as_they_are_but_for_halves_of_a_pair(answers, tmp_path):
     said = ["\ud800 \u2028 \u0085 \x00 </script> {{ 7 * 7 }}" + text for text in words(0)]
     config = replace(
         answers,
@@ -344,7 +344,8 @@ def test_hostile_answers_are_kept_as_they_are(answers, tmp_path):
     data = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert from_json(data) == outcome.report
     exhibits = data["findings"][0]["probes"][0]["exhibits"]
-    assert {exhibit["answers"]["suspect"] for exhibit in exhibits} <= set(said)
+    shown = {text.replace("\ud800", "\u27e8U+D800\u27e9") for text in said}
+    assert {exhibit["answers"]["suspect"] for exhibit in exhibits} <= shown
     assert "<script" not in outcome.page.read_text(encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from audit.errors import InputError
-from audit.response_log import ResponseLog
+from audit.response_log import ResponseLog, misfiled
 from tests.fakes.wire import URL, Script, ask, body, ok, opened
 
 
@@ -82,3 +82,21 @@ def test_numbers_that_are_no_numbers_come_back_as_they_came(log):
         (reply,) = endpoint.ask([ask()])
     assert math.isnan(reply.body["score"])
     assert json.loads(log.read_text())["body"] == content.decode()
+
+
+def test_every_line_of_a_log_is_filed_under_what_it_asked(log):
+    with opened(log, Script(ok())) as endpoint:
+        endpoint.ask([ask("a"), ask("b"), ask("c")])
+    assert misfiled(log) == (3, [])
+    lines = log.read_bytes().splitlines(keepends=True)
+    for changed in (
+        lines[1].replace(b"b", b"c", 1),
+        lines[1][:-20],
+        b"null\n",
+        b"[" * 99_999,
+        b"\n",
+    ):
+        log.write_bytes(lines[0] + changed.rstrip(b"\n") + b"\n" + lines[2])
+        assert misfiled(log) == (3, [2])
+    log.write_bytes(b"")
+    assert misfiled(log) == (0, [])

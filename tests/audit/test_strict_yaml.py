@@ -357,3 +357,16 @@ def test_an_override_of_no_item_or_of_several_is_refused(override, said):
 )
 def test_a_wrong_override_in_a_list_is_named_as_it_was_written(override, said):
     assert refusal("", override) == said
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 10**400])
+def test_a_whole_number_that_json_keeps_inexact_is_refused_wherever_it_stands(number):
+    for text, where in (
+        (f"steps: {number}", "a.yaml:1: steps: "),
+        (f"label: x\nlearning_rate: {number}", "a.yaml:2: learning_rate: "),
+        (f"label: [1, {{deep: {number}}}]", "a.yaml:1: label.1.deep: "),
+    ):
+        with pytest.raises(ConfigError, match="at most 2\\*\\*53 - 1") as error:
+            load(Inner, text, source="a.yaml")
+        assert str(error.value).startswith(where)
+    assert load(Inner, f"steps: {2**53 - 1}", source="a.yaml").steps == 2**53 - 1

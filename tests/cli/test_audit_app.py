@@ -252,24 +252,26 @@ def test_an_interrupted_audit_exits_with_130(asked, monkeypatch):
     assert call("audit", *asked).exit_code == 4
 
 
-@pytest.mark.parametrize("name", ["audit.yaml", "report.html", "report.json"])
+@pytest.mark.parametrize("name", ["audit.yaml", "report.html", "report.json", "statement.json"])
 def test_a_full_disk_leaves_the_former_report_as_it_was(asked, tmp_path, monkeypatch, name):
     assert call("audit", *asked).exit_code == 4
     out = tmp_path / "out"
     before = {path: path.read_bytes() for path in out.iterdir()}
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def write_text(self: Path, *arguments: Any, **named: Any) -> int:
+    def write_bytes(self: Path, data: bytes) -> int:
         if self.name.startswith(name):
-            real(self, "half")
+            real(self, data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(self, *arguments, **named)
+        return real(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", write_text)
+        patch.setattr(Path, "write_bytes", write_bytes)
         said = refusal("audit", *asked, "-s", "seed=1", code=1)
     assert f"{name}: No space left on device; free space" in said
-    assert (out / name).read_bytes() == before[out / name]
+    # Before anything else is overwritten, what was stated of it goes.
+    assert (out / name).exists() == (name != "statement.json")
+    assert name == "statement.json" or (out / name).read_bytes() == before[out / name]
     assert not list(out.glob("*.partial"))
     for seed in (0, 1):
         assert call("audit", *asked, "-s", f"seed={seed}").exit_code == 4

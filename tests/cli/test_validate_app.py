@@ -42,7 +42,7 @@ def test_a_validation_says_what_it_found_and_where(bank, tmp_path):
     assert lines[1] == "false SUPPORTED: 0 on controls, 0 on vendors, 0 on teachers, 0 on students"
     assert lines[-1] == f"page: {tmp_path / 'out' / 'validation.html'}"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("verdicts.csv", "findings.jsonl", "metrics.json", "validation.html")
+        *("verdicts.csv", "findings.jsonl", "metrics.json", "validation.html", "statement.json")
     }
 
 

@@ -17,6 +17,7 @@ from audit import strict_yaml
 from audit.attest import digest, tree_digest
 from audit.errors import BudgetError, EndpointError
 from audit.question import EndpointConfig
+from audit.statement import ENVELOPE
 from distill.config import (
     AnswersConfig,
     EvaluateConfig,
@@ -346,7 +347,8 @@ def test_the_record_names_teachers_vocabularies_and_signals(finished_runs, name)
     assert {row["sha256"] for row in read.values()} == stores
     spoke = {f"training signals, {row['name']}" in kind.signals: row["tokens"] for row in teachers}
     assert all((tokens > 0) == said for said, tokens in spoke.items())
-    looked_at = {row["what"]: row["ok"] for row in inspect(out).rows}
+    looked_at = {row.what: row.ok for row in inspect(out).rows}
+    assert looked_at.pop(ENVELOPE) is None  # nobody signed it
     assert all(looked_at.values())  # nothing is changed, and nothing is not there
     assert set(kind.signals) <= set(looked_at)
 
@@ -367,6 +369,18 @@ def test_bill_card_and_bill_of_materials_name_who_taught(finished_runs, name):
     written = [WRITER] if config.rollout.endpoint is not None else []
     assert ancestors == [one.name for one in config.teachers] + written
     assert OBLIGATION in [row["value"] for row in materials["properties"]]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_models_wrote_has_its_label_beside_it_and_nothing_else_has(finished_runs, name):
+    _, out = finished_runs(name)
+    inputs = json.loads((out / "manifest.json").read_text())["inputs"]
+    wrote = "answers a teacher wrote", "student's answers", "answers on the way"
+    digests = sorted(row["sha256"] for row in inputs if row["kind"] in wrote)
+    labels = [json.loads(path.read_text())["AIGC"] for path in out.rglob("aigc.json")]
+    assert sorted(label["ProduceID"] for label in labels) == digests
+    draft = (out / "training-content.md").read_text(encoding="utf-8")
+    assert ("No text that a model wrote" in draft) == (not digests)
 
 
 @pytest.mark.parametrize("name", ["hidden states", "on-policy", "served, top_logprobs"])

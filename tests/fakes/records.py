@@ -175,7 +175,7 @@ def terms(**changes: Any) -> dict[str, Any]:
 def manifest(role: str = "student") -> dict[str, Any]:
     """Return the manifest of a run with one teacher, its owner's own."""
     return {
-        "schema": "spiritsafe.run/2",
+        "schema": "spiritsafe.run/3",
         "tool": "spiritsafe 0.1.0",
         "created": "2026-11-21T08:00:00Z",
         "run": {

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from audit.evidence import Verdict
 from audit.lineup.case import Stratum, wilson
 from audit.lineup.ruling import NONE, NOT_SEPARATED, OPEN, SAME_WEIGHTS, TRAINED, Rules, Ruling
+from audit.report.reveal import reveal_halves
 from audit.validation.judged import Judged, Validation
 from audit.validation.rates import confusion, rates
 
@@ -131,14 +132,16 @@ def validation(
         rules=rules,
         least_prompts=20,
         judged=tuple(rows),
-        metrics={
-            "schema": "spiritsafe.validation/1",
-            "bank": {"name": bank, "sha256": "9f2c" * 16},
-            "rules": {**asdict(rules), "least_prompts": 20},
-            **rates(rows, alpha=0.05),
-            "relations_found": confusion(rows),
-            "calibration": [asdict(one) for one in fell],
-        },
+        metrics=reveal_halves(
+            {
+                "schema": "spiritsafe.validation/1",
+                "bank": {"name": bank, "sha256": "9f2c" * 16},
+                "rules": {**asdict(rules), "least_prompts": 20},
+                **rates(rows, alpha=0.05),
+                "relations_found": confusion(rows),
+                "calibration": [asdict(one) for one in fell],
+            }
+        ),
         calibration=fell,
     )
 

@@ -1,6 +1,7 @@
 """A device that was asked for is the one that is used, or there is an error that says why not."""
 
 import platform
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,91 @@ def test_the_description_names_machine_and_torch():
     assert described["threads"] == torch.get_num_threads()
     assert described["torch"] == torch.__version__
     assert described["python"] == platform.python_version()
+
+
+class Module:
+    """As much of a device's module of torch as its description asks for."""
+
+    @staticmethod
+    def get_device_name(device):
+        return "An Accelerator"
+
+    @staticmethod
+    def get_device_properties(device):
+        return SimpleNamespace(total_memory=2**36)
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    """Eight accelerators, of whatever kind is asked for."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+
+
+def put(root, name, text):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def about(kind, root, **environment):
+    device = SimpleNamespace(type=kind)  # torch knows no npu without its package
+    described = devices.describe(device, root, environment)
+    names = "count", "memory_bytes", "driver", "firmware", "bios", "toolkit", "toolkit_version"
+    return {name: described[name] for name in names if name in described}
+
+
+@pytest.mark.parametrize("kind", ["cuda", "npu"])
+def test_what_an_accelerators_files_do_not_say_is_absent(eight, monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert about(kind, tmp_path) == {"count": 8, "memory_bytes": 2**36}
+    monkeypatch.delattr(Module, "get_device_properties")
+    assert about(kind, tmp_path) == {"count": 8}
+
+
+NVRM = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+    "GCC version:  gcc version 12.2.0\n",
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "driver"), list(zip(NVRM, ("550.54.15", "570.86.15"), strict=True))
+)
+def test_a_cuda_device_is_described_with_its_driver_firmware_and_toolkit(
+    eight, monkeypatch, tmp_path, said, driver
+):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    put(tmp_path, "proc/driver/nvidia/version", said)
+    for place, firmware in (("0000:01:00.0", driver), ("0000:02:00.0", "N/A")):
+        told = f"Model: \t A\nVideo BIOS: \t 96.00.99\nGPU Firmware: \t {firmware}\n"
+        put(tmp_path, f"proc/driver/nvidia/gpus/{place}/information", told)
+    assert about("cuda", tmp_path) == {
+        "count": 8, "memory_bytes": 2**36, "driver": driver, "firmware": driver,
+        "bios": "96.00.99", "toolkit": "CUDA", "toolkit_version": "12.8",
+    }  # fmt: skip
+
+
+def test_an_npu_is_described_with_its_driver_firmware_and_toolkit(eight, tmp_path):
+    ascend, here = "usr/local/Ascend", platform.machine()
+    put(tmp_path, f"{ascend}/driver/version.info", "Version=7.35.23\npackage_version=25.0.rc1.1\n")
+    put(tmp_path, f"{ascend}/firmware/version.info", "Version=7.7.0.1.231\n")
+    put(tmp_path, f"{ascend}/cann/{here}-linux/ascend_toolkit_install.info", "version=8.5.0\n")
+    assert about("npu", tmp_path, ASCEND_HOME_PATH="/usr/local/Ascend/cann") == {
+        "count": 8, "memory_bytes": 2**36, "driver": "25.0.rc1.1", "firmware": "7.7.0.1.231",
+        "toolkit": "CANN", "toolkit_version": "8.5.0",
+    }  # fmt: skip
+
+
+def test_an_npus_packages_are_found_where_they_were_installed(eight, tmp_path):
+    put(tmp_path, "etc/ascend_install.info", "Driver_Install_Path_Param=/opt/hdk\n")
+    put(tmp_path, "opt/hdk/driver/version.info", "Version=24.1.rc3\n")
+    running = "toolkit_running_version=[7.6.0.1.220:8.0.0]\n"
+    put(tmp_path, "opt/cann/version.cfg", f"# version: 1.0\n{running}")
+    found = about("npu", tmp_path, ASCEND_TOOLKIT_HOME="/opt/cann")
+    assert (found["driver"], found["toolkit_version"]) == ("24.1.rc3", "8.0.0")
+    assert "firmware" not in found
 
 
 def test_peak_memory_is_in_bytes_and_holds_what_was_allocated():

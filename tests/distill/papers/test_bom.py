@@ -60,7 +60,7 @@ def test_the_schema_refuses_what_is_not_cyclonedx():
 def test_hostile_names_leave_it_valid():
     manifest = records.full_manifest()
     manifest["teachers"][1]["name"] = 'a "quoted" <name> \u202e\x00'
-    manifest["device"]["driver"] = "driver 1.2"
+    manifest["device"] |= {"name": "\x1b[31m", "driver": "1.2\u202e", "os": "</os>", "libc": "\x00"}
     assert validate(made(manifest)) is None
 
 
@@ -151,6 +151,41 @@ def test_libraries_and_hardware_are_components():
     assert by_name(bom, "x86_64, two cores")["type"] == "device"
     assert by_name(bom, "Linux x86_64")["type"] == "operating-system"
     assert not [part for part in bom["components"] if part["type"] == "device-driver"]
+
+
+def test_everything_an_accelerator_stands_on_is_a_component():
+    manifest = records.manifest()
+    manifest["device"] |= {
+        "kind": "npu", "name": "Ascend910B", "count": 8, "memory_bytes": 2**36,
+        "driver": "25.0.rc1.1", "firmware": "7.7.0.1.231", "bios": "96.00", "toolkit": "CANN",
+        "toolkit_version": "8.5.0", "cpu": "implementer 0x48, part 0xd01",
+        "host_memory_bytes": 2**40, "kernel": "Linux 5.10.0-60.aarch64", "libc": "glibc 2.34",
+        "os": "openEuler", "os_version": "22.03",
+    }  # fmt: skip
+    bom = made(manifest)
+    assert validate(bom) is None
+    found = {part["name"]: (part["type"], part.get("version")) for part in bom["components"]}
+    stack = {
+        "Ascend910B": ("device", None),
+        "driver of Ascend910B": ("device-driver", "25.0.rc1.1"),
+        "firmware of Ascend910B": ("firmware", "7.7.0.1.231"),
+        "BIOS of Ascend910B": ("firmware", "96.00"),
+        "CANN": ("platform", "8.5.0"),
+        "implementer 0x48, part 0xd01": ("device", None),
+        "openEuler": ("operating-system", "22.03"),
+        "Linux": ("operating-system", "5.10.0-60.aarch64"),
+        "glibc": ("library", "2.34"),
+    }
+    assert stack.items() <= found.items()
+    device = properties(by_name(bom, "Ascend910B"))
+    assert device["count"] == ["8"] and device["memory_bytes"] == [str(2**36)]
+
+
+def test_a_processor_that_is_the_device_is_one_component():
+    manifest = records.manifest()
+    manifest["device"] |= {"cpu": "x86_64, two cores", "host_memory_bytes": 2**34}
+    bom = made(manifest)
+    assert properties(by_name(bom, "x86_64, two cores"))["host_memory_bytes"] == [str(2**34)]
 
 
 def test_figures_have_their_intervals_and_a_bill_only_what_is_known():

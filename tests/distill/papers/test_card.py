@@ -1,7 +1,11 @@
 """The model card repeats the record: teachers, their terms, the bill; and claims no more."""
 
+import pytest
 import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
+from audit.report.reveal import reveal
 from distill.papers.card import model_card
 from tests.fakes import records
 
@@ -45,7 +49,7 @@ def test_a_term_of_no_weight_or_of_the_network_is_not_named():
 def test_terms_and_obligations_are_copied_with_whom_they_are_of():
     text = card(records.full_manifest())
     assert "| teacher-a | Apache-2.0 | owned | not stated |" in text
-    assert "| conditional | https://example.org/terms, read 2026-11-20 |" in text
+    assert "| conditional | <https://example.org/terms>, read 2026-11-20 |" in text
     assert "- name the teacher in the model card (teacher-b)\n" in text
     assert "- show a notice where it is served (teacher-b)\n" in text
 
@@ -96,7 +100,66 @@ def test_a_name_stays_inside_its_cell():
     assert "| a \\| b # c | not stated |" in card(manifest)
 
 
-def test_an_evaluation_without_a_number_says_so():
-    evaluation = records.evaluation()
-    evaluation["before"]["kl"] = None
-    assert "| KL to the teacher, nats a token | none | 0.613 |" in card(evaluation=evaluation)
+def test_the_hubs_own_parser_reads_the_header_and_writes_it_back():
+    manifest = records.full_manifest()
+    manifest["student"]["inherited"] = {
+        "teacher": "org/teacher-a",
+        "cache": 0.5,
+        "experts": None,
+        "depth": 1,
+    }
+    found = ModelCard(card(manifest)).data.to_dict()
+    assert found["distilled_from"] == ["teacher-a", "teacher-b"]
+    assert found["base_model"] == "org/teacher-a"
+    assert found["library_name"] == "transformers"
+    assert found["pipeline_tag"] == "text-generation"
+    again = ModelCard(str(ModelCard(card(manifest))))
+    assert again.data.to_dict() == found
+
+
+HOSTILE = (
+    "a\n---\nlicense: mit\n---\n", "<script>alert(1)</script>", "![x](javascript:alert(1))",
+    "\U0001f600 \u6559\u5e08 \u202e", "\x00\x1b[31m\x85\u2028", "\ud800", "- [ ] *a* _b_ ~~c~~",
+    "{{ x }} {% y %} ${z}", "'\"` \\", "&lt; &#x3c;", "# a", "1. a", "| a |", "https://example.com",
+    "www.example.com", "*" * 3000, "!!python/object:os.system", "&anchor *alias", "- ", "",
+)  # fmt: skip
+
+
+def named(name):
+    """Return a card with one name in every place where a name can stand."""
+    manifest, evaluation = records.full_manifest(), records.full_evaluation()
+    manifest["teachers"][0] |= {"name": name, "licence": name}
+    manifest["teachers"][1] |= {"obligations": [name]}
+    manifest["inputs"][0]["name"] = evaluation["comparison"][0]["name"] = name
+    manifest["student"]["inherited"] = {"teacher": name, "cache": 0.5, "experts": None, "depth": 1}
+    return card(manifest, evaluation)
+
+
+def shape(markdown):
+    """Return what a renderer makes of it: everything but the text."""
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    blocks = parser.parse(markdown)
+    marks = [mark for block in blocks for mark in (block, *(block.children or ()))]
+    text = ("text", "text_special", "softbreak")
+    return [(mark.type, mark.tag, mark.attrs) for mark in marks if mark.type not in text]
+
+
+def words(markdown):
+    """Return the text that a reader sees."""
+    blocks = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    marks = [mark for block in blocks for mark in block.children or ()]
+    return "".join(mark.content for mark in marks)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_a_name_in_the_header_and_text_in_the_body(name):
+    made = named(name)
+    found = ModelCard(made)
+    assert found.data.to_dict()["distilled_from"] == [name, "teacher-b"]
+    assert found.data.to_dict()["base_model"] == name
+    assert "license" not in found.data.to_dict()
+    assert made[: -len(found.text)].isascii()
+    assert shape(found.text) == shape(ModelCard(named("a name")).text)
+    assert words(found.text).count(" ".join(reveal(name).split())) >= 5
+    if name.startswith(("http", "www")):  # no renderer is to find a link that has no marks
+        assert name not in found.text
