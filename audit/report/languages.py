@@ -23,10 +23,15 @@ from audit.report.reveal import reveal
 # Longer texts are answers and prompts, which nobody translates.
 _MOST_CHARACTERS = 2_000
 _PLACE = re.compile(r"\{(\w+)\}")
-_SENTENCE_END = re.compile(r"(?<=[.;:?!]) +")
+_SENTENCE_END = re.compile(r"(?<=[.?!]) +")
+_CLAUSE_END = re.compile(r"(?<=[;:]) +")
+# A key of fewer letters, such as "{n} of {m}", would find itself in names: its places are figures.
+_FEW_LETTERS = 6
+_FIGURE = re.compile(r"[-+\u2212\u00d7]?\d")
 _DRAWN = re.compile(r"<(text|title|desc)( [^>]*)?>([^<]*)</\1>")
 # A sentence ends, and its parts are joined, by other marks in Chinese, which need no space.
 _ENDS = {".": "。", ";": "；", ":": "：", "?": "？", "!": "！"}
+_CLOSED = frozenset(_ENDS.values())
 
 
 class _Pattern(NamedTuple):
@@ -53,7 +58,13 @@ class _Pattern(NamedTuple):
             if found.setdefault(name, text[at:to]) != text[at:to]:
                 return None
             at = to + len(literal)
-        return found
+        return found if self._fits(found.values()) else None
+
+    def _fits(self, values: Iterable[str]) -> bool:
+        """Tell whether these are one sentence's words, and figures where the key says little."""
+        if sum(map(str.isalpha, "".join(self.literals))) < _FEW_LETTERS:
+            return all(map(_FIGURE.match, values))
+        return not any(map(_SENTENCE_END.search, values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +110,23 @@ class Catalogue:
     def chinese(self, english: str) -> str | None:
         """Return `english` in Chinese, or None where nothing of it has an entry.
 
-        A text of several sentences is translated sentence by sentence; one without an entry stays.
+        A text of several sentences is translated sentence by sentence, and a sentence that has no
+        entry clause by clause; what has none then stays.
         """
         if len(english) > _MOST_CHARACTERS:
             return None
+        return self._parts(english, (_SENTENCE_END, _CLAUSE_END))
+
+    def _parts(self, english: str, ends: Sequence[re.Pattern[str]]) -> str | None:
         whole = self._sentence(english)
-        parts = _SENTENCE_END.split(english)
-        if whole is not None or len(parts) == 1:
+        if whole is not None or not ends:
             return whole
-        said = [self._sentence(part) for part in parts]
+        parts = ends[0].split(english)
+        said = [self._parts(part, ends[1:]) for part in parts]
         if not any(said):
             return None
-        return "".join(s or f"{part} " for s, part in zip(said, parts, strict=True)).rstrip()
+        words = [one or part for one, part in zip(said, parts, strict=True)]
+        return "".join(one if one[-1:] in _CLOSED else f"{one} " for one in words).rstrip()
 
     def _sentence(self, english: str) -> str | None:
         key, end = _key(english), _ENDS.get(english[-1:], "")
