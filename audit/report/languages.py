@@ -4,7 +4,8 @@ A page holds both and its style shows one, whichever its switch says; so no scri
 whoever mails the page need not know what its reader reads. Templates and records are written in
 English. A catalogue, TOML tables whose keys are English and whose values are Chinese, says what a
 sentence is in the other language. `{name}` in a key stands for words that are the same in both:
-names, numbers, or something that has an entry of its own. What has no entry stays English in both.
+names, numbers, or things that have entries of their own, with commas between them; `{n}` stands for
+a number alone. What has no entry stays English in both.
 """
 
 import html
@@ -58,10 +59,13 @@ class _Pattern(NamedTuple):
             if found.setdefault(name, text[at:to]) != text[at:to]:
                 return None
             at = to + len(literal)
-        return found if self._fits(found.values()) else None
+        return found if self._fits(found) else None
 
-    def _fits(self, values: Iterable[str]) -> bool:
-        """Tell whether these are one sentence's words, and figures where the key says little."""
+    def _fits(self, found: Mapping[str, str]) -> bool:
+        """Tell whether these are one sentence's words, and figures where there must be some."""
+        values = found.values()
+        if "n" in found and not _FIGURE.match(found["n"]):
+            return False
         if sum(map(str.isalpha, "".join(self.literals))) < _FEW_LETTERS:
             return all(map(_FIGURE.match, values))
         return not any(map(_SENTENCE_END.search, values))
@@ -136,10 +140,31 @@ class Catalogue:
             found = pattern.match(key)
             if found is not None:
                 return _filled(pattern.chinese, self._values(found)) + end
-        return None
+        said = [self._entry(part) for part in key.split(", ")]
+        return "、".join(filter(None, said)) + end if len(said) > 1 and all(said) else None
 
     def _values(self, found: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.exact.get(_key(value), value) for name, value in found.items()}
+        return {name: self._value(value) for name, value in found.items()}
+
+    def _value(self, words: str) -> str:
+        """Return what stands in a place: one thing, or several with a comma between them."""
+        parts = [words] if _key(words) in self.exact else words.split(", ")
+        said = [self._entry(part) for part in parts]
+        if not any(said):
+            return words
+        return "、".join(one or part for one, part in zip(said, parts, strict=True))
+
+    def _entry(self, words: str) -> str | None:
+        """Return one of several things: words with an entry, or a count such as "3 of 7 single"."""
+        said = self.exact.get(_key(words))
+        if said is not None or not words[:1].isdigit():
+            return said
+        for pattern in self.patterns:
+            found = pattern.match(words)
+            if found is not None:
+                values = {name: self.exact.get(_key(one), one) for name, one in found.items()}
+                return _filled(pattern.chinese, values)
+        return None
 
     def say(self, english: str, **values: object) -> Markup:
         """Return a template's own sentence in both languages, its places filled.
@@ -166,14 +191,25 @@ class Catalogue:
         return None if found is None else found + end
 
     def told(self, text: str) -> Markup:
-        """Return words of a record in both languages; those without an entry as they are."""
+        """Return words of a record in both languages; those without an entry as they are.
+
+        What is in both already, because a template said it, stays what it is.
+        """
+        if isinstance(text, Markup):
+            return text
         shown, chinese = escape(reveal(text)), self.chinese(text)
         return shown if chinese is None else _both(shown, escape(reveal(chinese)))
 
-    def title(self, english: str) -> str:
-        """Return words where no markup may stand, such as a landmark's name: both, side by side."""
-        chinese = self.chinese(english)
-        return english if chinese is None else f"{english} · {chinese}"
+    def title(self, english: str, **values: str) -> str:
+        """Return words where no markup may stand, such as a landmark's name: both, side by side.
+
+        Args:
+            english: a template's own words.
+            values: what stands in their places, alike in both.
+        """
+        chinese = self.in_chinese(english) or self.chinese(english)
+        both = (english,) if chinese is None else (english, chinese)
+        return " · ".join(_filled(one, values) for one in both)
 
     def label(self, english: str) -> Markup:
         """Return the attributes by which a cell of a narrow table names its column."""
