@@ -113,6 +113,7 @@ def _draw(report: Report, room: Room) -> str:
         strength=strength,
         deciding=deciding,
         would_change=would_change,
+        opened=opened(report.findings),
         population=population,
         drawings=drawings,
         rungs=ladder(report.findings, report.not_run),
@@ -176,6 +177,13 @@ def strength(log10_lr: float | None) -> str:
     if not reached:
         return "no support for either proposition"
     return f"{reached[-1]} support for proposition {1 if log10_lr > 0 else 2}"
+
+
+def opened(findings: Sequence[Finding]) -> set[str]:
+    """Return the teachers whose details stand open: those supported, else that of the least p."""
+    supported = {one.teacher for one in findings if one.verdict is Verdict.SUPPORTED}
+    ranked = sorted(findings, key=lambda one: 2 if one.p_value is None else one.p_value)
+    return supported or {one.teacher for one in ranked[:1]}
 
 
 def times(log10_lr: float | None) -> Markup:
