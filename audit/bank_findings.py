@@ -18,6 +18,7 @@ from audit.lineup.standing import Array, Lineup
 from audit.population import bootstrap_interval
 from audit.probes import attribution, contrast, permuted, self_identity
 from audit.probes.attribution import Attributed
+from audit.probes.showing import both_sides
 from audit.responses import Response
 
 UNIT = "spreads of unrelated pairs"
@@ -30,7 +31,6 @@ CANNOT_SAY = (
     "both learnt from a third.",
     "What documents say of the bank's models is taken as it stands.",
 )
-_EXHIBITS = 2
 # At full length, without format, and at equal length.
 _ATTRIBUTING = (reading.DECIDING[-1], reading.PLAIN[-1], reading.MATCHED[0])
 
@@ -201,8 +201,7 @@ def _exhibits(
 ) -> tuple[Exhibit, ...]:
     """Return the prompts whose answers are likest, and as many whose are least like."""
     theirs = bank.answers(teacher)
-    order = [p for p in np.argsort(-share_P) if index.prompts[p] in theirs]
-    chosen = [*order[:_EXHIBITS], *order[::-1][:_EXHIBITS]]
+    ascending = [p for p in np.argsort(share_P) if index.prompts[p] in theirs]
     return tuple(
         Exhibit(
             id=index.prompts[p],
@@ -212,8 +211,9 @@ def _exhibits(
                 "suspect": given[index.prompts[p]].response,
             },
             note=f"this prompt alone would give {share_P[p]:+.1f}",
+            side=side,
         )
-        for p in dict.fromkeys(chosen)
+        for side, p in both_sides(ascending)
     )
 
 

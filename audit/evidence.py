@@ -72,12 +72,16 @@ class PromptRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
 class Exhibit:
-    """One prompt with the texts that were compared, for a reader to judge."""
+    """One prompt with the texts that were compared, for a reader to judge.
+
+    `side`: whether it is among those most for the finding or those most against it.
+    """
 
     id: str
     prompt: str
     answers: dict[str, str]
     note: str
+    side: Literal["for", "against", "unsorted"] = "unsorted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

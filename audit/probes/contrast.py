@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from audit.evidence import Exhibit, Member, ProbeResult, PromptRow, Verdict
 from audit.population import Array, bootstrap_interval, conformal_p, references_needed
+from audit.probes.showing import both_sides
 from audit.responses import Response
 
 NAME = "contrast"
@@ -114,8 +115,9 @@ def examine(
                     suspect: answers[suspect][usable[k]],
                 },
                 note=f"centred cosine {centred[suspect][k]:+.2f}",
+                side=side,
             )
-            for k in (*order[::-1][:2], *order[:2])
+            for side, k in both_sides(order.tolist())
         ),
         cannot_say=CANNOT_SAY,
         would_need=need,

@@ -20,6 +20,7 @@ import numpy as np
 
 from audit.evidence import Contrast, Exhibit, Member, ProbeResult, PromptRow, Replication, Verdict
 from audit.population import Array, beyond_runs, bootstrap_interval, sign_flip
+from audit.probes.showing import both_sides
 from audit.responses import Response
 
 NAME = "logprob_shift"
@@ -234,9 +235,7 @@ def _decide(levels: Sequence[Replication], alpha: float, controls: int) -> tuple
 def _exhibits(
     passages: Sequence[Response], teacher: Mapping[str, str], advantage: Array
 ) -> tuple[Exhibit, ...]:
-    """Return the two prompts most for the finding and, as prominently, the two most against it."""
-    order = np.argsort(advantage)
-    chosen = [*order[::-1][:2], *order[:2]]
+    """Return the prompts most for the finding and, as prominently, those most against it."""
     return tuple(
         Exhibit(
             id=passages[i].id,
@@ -246,8 +245,9 @@ def _exhibits(
                 "true continuation": passages[i].response,
             },
             note=f"suspect gains {advantage[i]:+.2f} {UNIT} more than the controls here",
+            side=side,
         )
-        for i in chosen
+        for side, i in both_sides(np.argsort(advantage).tolist())
     )
 
 

@@ -88,15 +88,18 @@ def sentence(text: str) -> str:
 _BLANK = re.compile(r"(?:[ \t]*\n){4,}")
 
 
-def clip(text: str, length: int) -> str:
-    """Return `text` cut to `length` characters, saying how many are left out.
+def cut(text: str, length: int) -> tuple[str, int]:
+    """Return the first `length` characters of `text`, and how many are left out.
 
     Blank lines in a row, which an untrained model writes by the page, are counted instead.
     """
     text = _BLANK.sub(
         lambda match: f"\n\u27e8{match[0].count(chr(10)) - 1} blank lines\u27e9\n", text
     )
-    if len(text) <= length:
-        return text
-    left = len(text) - length
-    return f"{text[:length]} [\u2026 {left:,} more characters in the JSON file]"
+    return text[:length], max(0, len(text) - length)
+
+
+def clip(text: str, length: int) -> str:
+    """Return `text` cut to `length` characters, saying how many are left out."""
+    shown, left = cut(text, length)
+    return f"{shown} [\u2026 {left:,} more characters in the JSON file]" if left else shown

@@ -4,7 +4,8 @@ A page holds both and its style shows one, whichever its switch says; so no scri
 whoever mails the page need not know what its reader reads. Templates and records are written in
 English. A catalogue, TOML tables whose keys are English and whose values are Chinese, says what a
 sentence is in the other language. `{name}` in a key stands for words that are the same in both:
-names, numbers, or something that has an entry of its own. What has no entry stays English in both.
+names, numbers, or things that have entries of their own, with commas between them; `{n}` stands for
+a number alone. What has no entry stays English in both.
 """
 
 import html
@@ -23,10 +24,15 @@ from audit.report.reveal import reveal
 # Longer texts are answers and prompts, which nobody translates.
 _MOST_CHARACTERS = 2_000
 _PLACE = re.compile(r"\{(\w+)\}")
-_SENTENCE_END = re.compile(r"(?<=[.;:?!]) +")
+_SENTENCE_END = re.compile(r"(?<=[.?!]) +")
+_CLAUSE_END = re.compile(r"(?<=[;:]) +")
+# A key of fewer letters, such as "{n} of {m}", would find itself in names: its places are figures.
+_FEW_LETTERS = 6
+_FIGURE = re.compile(r"[-+\u2212\u00d7]?\d\S*(?: (?:\d\S*|s|min|h))*")
 _DRAWN = re.compile(r"<(text|title|desc)( [^>]*)?>([^<]*)</\1>")
 # A sentence ends, and its parts are joined, by other marks in Chinese, which need no space.
 _ENDS = {".": "。", ";": "；", ":": "：", "?": "？", "!": "！"}
+_CLOSED = frozenset(_ENDS.values())
 
 
 class _Pattern(NamedTuple):
@@ -39,6 +45,7 @@ class _Pattern(NamedTuple):
     def match(self, text: str) -> dict[str, str] | None:
         """Return what stands in each place; in one pass, whatever a hostile text holds."""
         first, last = self.literals[0], self.literals[-1]
+        text = _key(text) if first else _bare(text)  # a name that comes first keeps its capital
         if not text.startswith(first) or not text.endswith(last):
             return None
         end, at = len(text) - len(last), len(first)
@@ -53,7 +60,16 @@ class _Pattern(NamedTuple):
             if found.setdefault(name, text[at:to]) != text[at:to]:
                 return None
             at = to + len(literal)
-        return found
+        return found if self._fits(found) else None
+
+    def _fits(self, found: Mapping[str, str]) -> bool:
+        """Tell whether these are within one clause, and figures where there must be some."""
+        values = found.values()
+        if any(map(_SENTENCE_END.search, values)) or any("; " in value for value in values):
+            return False
+        if sum(map(str.isalpha, "".join(self.literals))) < _FEW_LETTERS:
+            return all(map(_FIGURE.fullmatch, values))
+        return "n" not in found or _FIGURE.match(found["n"]) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +115,57 @@ class Catalogue:
     def chinese(self, english: str) -> str | None:
         """Return `english` in Chinese, or None where nothing of it has an entry.
 
-        A text of several sentences is translated sentence by sentence; one without an entry stays.
+        A text of several sentences is translated sentence by sentence, and a sentence that has no
+        entry clause by clause; what has none then stays.
         """
         if len(english) > _MOST_CHARACTERS:
             return None
+        return self._parts(english, (_SENTENCE_END, _CLAUSE_END))
+
+    def _parts(self, english: str, ends: Sequence[re.Pattern[str]]) -> str | None:
         whole = self._sentence(english)
-        parts = _SENTENCE_END.split(english)
-        if whole is not None or len(parts) == 1:
+        if whole is not None or not ends:
             return whole
-        said = [self._sentence(part) for part in parts]
+        parts = ends[0].split(english)
+        said = [self._parts(part, ends[1:]) for part in parts]
         if not any(said):
             return None
-        return "".join(s or f"{part} " for s, part in zip(said, parts, strict=True)).rstrip()
+        words = [one or part for one, part in zip(said, parts, strict=True)]
+        return "".join(one if one[-1:] in _CLOSED else f"{one} " for one in words).rstrip()
 
     def _sentence(self, english: str) -> str | None:
         key, end = _key(english), _ENDS.get(english[-1:], "")
         if key in self.exact:
             return self.exact[key] + end
         for pattern in self.patterns:
-            found = pattern.match(key)
+            found = pattern.match(english)
             if found is not None:
                 return _filled(pattern.chinese, self._values(found)) + end
-        return None
+        said = [self._entry(part) for part in key.split(", ")]
+        return "、".join(filter(None, said)) + end if len(said) > 1 and all(said) else None
 
     def _values(self, found: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.exact.get(_key(value), value) for name, value in found.items()}
+        return {name: self._value(value) for name, value in found.items()}
+
+    def _value(self, words: str) -> str:
+        """Return what stands in a place: one thing, or several with a comma between them."""
+        parts = [words] if _key(words) in self.exact else words.split(", ")
+        said = [self._entry(part) for part in parts]
+        if not any(said):
+            return words
+        return "、".join(one or part for one, part in zip(said, parts, strict=True))
+
+    def _entry(self, words: str) -> str | None:
+        """Return one of several things: words with an entry, or a count such as "3 of 7 single"."""
+        said = self.exact.get(_key(words))
+        if said is not None or not words[:1].isdigit():
+            return said
+        for pattern in self.patterns:
+            found = pattern.match(words)
+            if found is not None:
+                values = {name: self.exact.get(_key(one), one) for name, one in found.items()}
+                return _filled(pattern.chinese, values)
+        return None
 
     def say(self, english: str, **values: object) -> Markup:
         """Return a template's own sentence in both languages, its places filled.
@@ -150,19 +192,30 @@ class Catalogue:
         return None if found is None else found + end
 
     def told(self, text: str) -> Markup:
-        """Return words of a record in both languages; those without an entry as they are."""
+        """Return words of a record in both languages; those without an entry as they are.
+
+        What is in both already, because a template said it, stays what it is.
+        """
+        if isinstance(text, Markup):
+            return text
         shown, chinese = escape(reveal(text)), self.chinese(text)
         return shown if chinese is None else _both(shown, escape(reveal(chinese)))
 
-    def title(self, english: str) -> str:
-        """Return words where no markup may stand, such as a landmark's name: both, side by side."""
-        chinese = self.chinese(english)
-        return english if chinese is None else f"{english} · {chinese}"
+    def title(self, english: str, **values: str) -> str:
+        """Return words where no markup may stand, such as a landmark's name: both, side by side.
+
+        Args:
+            english: a template's own words.
+            values: what stands in their places, alike in both.
+        """
+        chinese = self.in_chinese(english) or self.chinese(english)
+        both = (english,) if chinese is None else (english, chinese)
+        return " · ".join(_filled(one, values) for one in both)
 
     def label(self, english: str) -> Markup:
         """Return the attributes by which a cell of a narrow table names its column."""
         return Markup('data-label="{}" data-label-zh="{}"').format(
-            english, self.chinese(english) or english
+            _shown(english), _shown(self.chinese(english) or english)
         )
 
     def drawing(self, svg: Markup) -> Markup:

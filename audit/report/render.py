@@ -1,7 +1,8 @@
 """Draw `report.json` as the one page a reviewer reads, prints and signs.
 
 The page is a function of the report alone: the same report gives the same bytes, on any day and
-any machine. It adds no number that the report does not hold, save counts and the report's digest.
+any machine. It adds no number that the report does not hold, save counts, the report's digest, and
+the arithmetic from a reader's prior odds to posterior odds.
 The scale of words for likelihood ratios is in the manner of ENFSI, Guideline for Evaluative
 Reporting in Forensic Science (2015); sources differ at its edges, so the page prints its own.
 """
@@ -25,10 +26,16 @@ from audit.evidence import (
     Verdict,
     to_json,
 )
+from audit.report import exhibits
+from audit.report.axes import number
 from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip_plot
-from audit.report.frame import MOST_BYTES, environment
+from audit.report.frame import MOST_BYTES, environment, figure
+from audit.report.ladder import ladder
+from audit.report.prior import PRIORS, updates
+from audit.report.sensitivity import NOT_COMPUTED, variations
 
 MOST_CONTRASTS = 24
+LARGEST_POWER = 300  # of ten, that a float holds with room to spare
 
 WORDS = {
     Verdict.SUPPORTED: "Supported",
@@ -62,18 +69,20 @@ class Room:
     """How much of the evidence a page holds itself; the rest is in report.json alone."""
 
     characters: int  # of a prompt or an answer in an exhibit
-    exhibits: int  # of a probe
+    exhibits: int  # of a probe, of each side
     models: int  # in the table of a probe's axis
+    prompts: int  # in the table of a probe's prompts
     control_probes: bool
 
 
 # The first that fits is used: a page that no mail server takes has no reader.
 ROOMS = (
-    Room(characters=4000, exhibits=12, models=40, control_probes=True),
-    Room(characters=1200, exhibits=6, models=40, control_probes=True),
-    Room(characters=1200, exhibits=4, models=20, control_probes=False),
-    Room(characters=400, exhibits=2, models=10, control_probes=False),
-    Room(characters=100, exhibits=1, models=5, control_probes=False),
+    Room(characters=4000, exhibits=6, models=1000, prompts=1000, control_probes=True),
+    Room(characters=1200, exhibits=3, models=1000, prompts=1000, control_probes=True),
+    Room(characters=1200, exhibits=3, models=200, prompts=400, control_probes=False),
+    Room(characters=1200, exhibits=2, models=40, prompts=0, control_probes=False),
+    Room(characters=400, exhibits=2, models=10, prompts=0, control_probes=False),
+    Room(characters=100, exhibits=1, models=5, prompts=0, control_probes=False),
 )
 
 
@@ -104,7 +113,18 @@ def _draw(report: Report, room: Room) -> str:
         strength=strength,
         deciding=deciding,
         would_change=would_change,
+        opened=opened(report.findings),
+        population=population,
         drawings=drawings,
+        rungs=ladder(report.findings, report.not_run),
+        variations=variations,
+        not_computed=NOT_COMPUTED,
+        exhibits=exhibits,
+        updates=updates,
+        priors=PRIORS,
+        times=times,
+        share=share,
+        plain=number,
         setting=lambda value: json.dumps(value, sort_keys=True, ensure_ascii=False),
     )
 
@@ -159,6 +179,27 @@ def strength(log10_lr: float | None) -> str:
     return f"{reached[-1]} support for proposition {1 if log10_lr > 0 else 2}"
 
 
+def opened(findings: Sequence[Finding]) -> set[str]:
+    """Return the teachers whose details stand open: those supported, else that of the least p."""
+    supported = {one.teacher for one in findings if one.verdict is Verdict.SUPPORTED}
+    ranked = sorted(findings, key=lambda one: 2 if one.p_value is None else one.p_value)
+    return supported or {one.teacher for one in ranked[:1]}
+
+
+def times(log10_lr: float | None) -> Markup:
+    """Return a likelihood ratio as such, given its base-10 logarithm."""
+    if log10_lr is None or abs(log10_lr) < LARGEST_POWER:
+        return figure(None if log10_lr is None else 10**log10_lr)
+    return Markup("10<sup>{}</sup>").format(number(log10_lr))
+
+
+def share(probability: float) -> str:
+    """Return a probability in per cent; near certainty it is never rounded up to it."""
+    if 0.001 <= probability <= 0.999:
+        return f"{number(100 * probability)} %"
+    return "< 0.1 %" if probability < 0.5 else "> 99.9 %"
+
+
 def deciding(finding: Finding) -> ProbeResult | None:
     """Return the probe whose score the finding carries: it knows how many models were ranked."""
     scored = [probe for probe in finding.probes if probe.score is not None]
@@ -179,8 +220,10 @@ def would_change(finding: Finding, not_run: Sequence[NotRun]) -> str:
         case Verdict.NOT_SUPPORTED:
             said = "A probe of closer access or more power that finds what these did not."
         case Verdict.INCONCLUSIVE:
-            said = "More reference models, an earlier checkpoint or sibling of the suspect, or "
-            said += "closer access."
+            said = (
+                "More reference models, an earlier checkpoint or sibling of the suspect, or closer "
+                "access."
+            )
         case Verdict.INSUFFICIENT:
             said = "The material that the probes below say they lacked."
     waiting = ", ".join(item.probe for item in not_run)
@@ -189,12 +232,14 @@ def would_change(finding: Finding, not_run: Sequence[NotRun]) -> str:
     return f"{first}{said}{last}"
 
 
+def population(probe: ProbeResult) -> Markup:
+    """Return the strip plot of every model on the axis of `probe`."""
+    return strip_plot(probe.population, title="Every model on one axis", x_label=probe.unit)
+
+
 def drawings(probe: ProbeResult) -> list[tuple[str, Markup]]:
-    """Return the caption and the drawing of each chart that `probe` has numbers for."""
+    """Return the caption and the drawing of each other chart that `probe` has numbers for."""
     drawn = []
-    if probe.population:
-        title = "Every model on one axis"
-        drawn.append((title, strip_plot(probe.population, title=title, x_label=probe.unit)))
     if probe.contrasts:
         title = "Suspect minus each other model, 95 % interval"
         rows = [

@@ -59,6 +59,25 @@ def test_sentences_are_translated_one_by_one_and_others_stay():
     )
 
 
+def test_a_sentence_without_an_entry_is_translated_clause_by_clause():
+    assert WORDS.chinese("Suspect; nobody knows. Finding: suspect.") == (
+        "受测模型；nobody knows. 结论：受测模型。"
+    )
+
+
+def test_a_place_at_the_end_holds_no_further_sentence():
+    assert (
+        WORDS.chinese("one: from 1 to 2. two: from 3 to 4.") == "one：由 1 到 2。two：由 3 到 4。"
+    )
+
+
+def test_a_name_that_looks_like_a_short_key_stays_what_it_is():
+    words = Catalogue.of({"{n} of {m}": "{m} 中的 {n}"})
+    assert words.chinese("House of cards") is None
+    assert words.chinese("3 of 1,200") == "1,200 中的 3"
+    assert spans(words.say("{n} of {m}", n="any", m="all"))["zh"] == "all 中的 any"
+
+
 def test_what_has_no_entry_stays_as_it_is_without_spans():
     assert WORDS.told("Nobody knows <this>.") == Markup("Nobody knows &lt;this&gt;.")
     assert WORDS.chinese("") is None
