@@ -15,6 +15,7 @@ is installed). Without --part all of them.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -44,6 +45,7 @@ from student.warm_start import calibration, convert, dense
 from student.warm_start.compensation import Ridge, compensate
 from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
+from tests.bench import teaching
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("cut", "ablation", "trained", "kept", "long", "rival")
@@ -71,7 +73,6 @@ FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
 LONG = {2048: 4, 4096: 2, 8192: 2}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
 TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
-ROWS, RATE, WARMUP, OF_TEXT = 2, 1e-4, 5, 0.15
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
 
@@ -133,16 +134,15 @@ class Bench:
         self.test = {
             name: windows(sides["test"], self.tokenizer, WINDOWS, 1) for name, sides in sets.items()
         }
-        self.said = {name: self.hidden(token_BS) for name, token_BS in self.test.items()}
+        self.said = {
+            name: _last_hidden(self.model, token_BS) for name, token_BS in self.test.items()
+        }
         self.figures: dict[str, float] = {"tokens_a_set": WINDOWS * LENGTH}
 
-    @torch.no_grad()
-    def hidden(self, token_BS: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's last hidden states `[N, D]`."""
-        states = [
-            self.model.model(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS
-        ]
-        return torch.cat(states)
+    def signal(self, token_BS: torch.Tensor) -> torch.Tensor:
+        """Return the teacher's last hidden states `[B, S, D]` to learn from, made in bfloat16."""
+        quick = copy.deepcopy(self.model).bfloat16()
+        return _last_hidden(quick, token_BS).float().unflatten(0, (-1, LENGTH))
 
     def fit_text(self, count: int, seed: int) -> torch.Tensor:
         """Return windows of all sets in equal parts."""
@@ -213,18 +213,17 @@ class Bench:
         conversation = self.conversation()
         for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
-            text_BS = self.fit_text(steps * ROWS, 100 + seed)
+            text_BS = self.fit_text(steps * teaching.ROWS, 100 + seed)
             text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
-            self.model.bfloat16()
-            said_BSD = self.hidden(text_BS).float().unflatten(0, (-1, LENGTH))
-            self.model.float()
+            said_BSD = self.signal(text_BS)
             for name in plans:
                 began = time.process_time()
                 made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
                 compensate(made.student, made.seen, Ridge())
                 self.add(f"{name}_seed{seed}_begin_cpu_seconds", time.process_time() - began)
                 began = time.process_time()
-                self.teach(made.student, text_BS, said_BSD)
+                taught = teaching.Taught(made.student, self.dense.embed_VD)
+                taught.learn(text_BS, said_BSD, teaching.falling(steps))
                 self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
                 self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
                 self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
@@ -362,32 +361,13 @@ class Bench:
                 f"cacheshrink_{method}",
             )
 
-    def teach(self, student: Student, text_BS: torch.Tensor, said_BSD: torch.Tensor) -> None:
-        """Take one pass over the text with forward KL and cross-entropy, in bfloat16."""
-        student.train()
-        student.embed.weight.requires_grad_(False)
-        learns = [p for p in student.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learns, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        steps = list(zip(text_BS.split(ROWS), said_BSD.split(ROWS), strict=True))
-        for step, (row_BS, hidden_BSD) in enumerate(steps):
-            falling = 0.1 + 0.45 * (1 + math.cos(math.pi * step / len(steps)))
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * falling
-            documents = Documents([LENGTH] * len(row_BS), CPU)
-            with torch.autocast("cpu", torch.bfloat16):
-                own_ND = student(row_BS.flatten(), documents).hidden_ND
-                own_NV = F.linear(own_ND, student.head_weight())
-                with torch.no_grad():
-                    their_NV = F.linear(hidden_BSD.flatten(0, 1), self.dense.embed_VD)
-            log_p, log_q = their_NV.float().log_softmax(-1), own_NV.float().log_softmax(-1)
-            of_text = F.nll_loss(
-                log_q.unflatten(0, row_BS.shape)[:, :-1].flatten(0, 1), row_BS[:, 1:].flatten()
-            )
-            loss = (1 - OF_TEXT) * forward_kl(log_p, log_q).mean() + OF_TEXT * of_text
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(learns, 1.0)
-            optimizer.step()
+
+@torch.no_grad()
+def _last_hidden(model: Any, token_BS: torch.Tensor) -> torch.Tensor:
+    """Return a transformers model's last hidden states `[N, D]`."""
+    return torch.cat(
+        [model.model(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS]
+    )
 
 
 def _seeded(seed: int) -> torch.Generator:
