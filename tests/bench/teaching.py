@@ -3,8 +3,10 @@
 Shapes: B windows, S tokens of each, N = B S tokens, D hidden size, V vocabulary.
 """
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,23 @@ def level(steps: int) -> list[float]:
         _RATE * min(1.0, (step + 1) / _WARMUP, max(_LEAST, 3 * (steps - step) / steps))
         for step in range(steps)
     ]
+
+
+def shuffled(text_BS: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return windows in another order."""
+    return text_BS[torch.randperm(len(text_BS), generator=torch.Generator().manual_seed(seed))]
+
+
+@torch.no_grad()
+def last_hidden(model: Any, token_BS: torch.Tensor) -> list[torch.Tensor]:
+    """Return a transformers model's last hidden states, `[S, D]` a window."""
+    body = model.model
+    return [body(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS]
+
+
+def signal(model: Any, token_BS: torch.Tensor) -> torch.Tensor:
+    """Return a teacher's last hidden states `[B, S, D]` to learn from, made in bfloat16."""
+    return torch.stack(last_hidden(copy.deepcopy(model).bfloat16(), token_BS)).float()
 
 
 class Taught:

@@ -15,7 +15,6 @@ is installed). Without --part all of them.
 """
 
 import argparse
-import copy
 import hashlib
 import json
 import math
@@ -109,6 +108,12 @@ def windows(documents: list[str], tokenizer: Any, count: int, seed: int) -> torc
     return torch.tensor(cut[:count])
 
 
+def fit_windows(sets: Sets, tokenizer: Any, count: int, seed: int) -> torch.Tensor:
+    """Return windows of what all sets have to fit on, in equal parts."""
+    each = count // len(sets)
+    return torch.cat([windows(sides["fit"], tokenizer, each, seed) for sides in sets.values()])
+
+
 class Conversation(NamedTuple):
     """Chats, and what the teacher answered: tokens of each."""
 
@@ -135,20 +140,14 @@ class Bench:
             name: windows(sides["test"], self.tokenizer, WINDOWS, 1) for name, sides in sets.items()
         }
         self.said = {
-            name: _last_hidden(self.model, token_BS) for name, token_BS in self.test.items()
+            name: torch.cat(teaching.last_hidden(self.model, token_BS))
+            for name, token_BS in self.test.items()
         }
         self.figures: dict[str, float] = {"tokens_a_set": WINDOWS * LENGTH}
 
-    def signal(self, token_BS: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's last hidden states `[B, S, D]` to learn from, made in bfloat16."""
-        quick = copy.deepcopy(self.model).bfloat16()
-        return _last_hidden(quick, token_BS).float().unflatten(0, (-1, LENGTH))
-
     def fit_text(self, count: int, seed: int) -> torch.Tensor:
         """Return windows of all sets in equal parts."""
-        each = count // len(self.sets)
-        parts = [windows(s["fit"], self.tokenizer, each, seed) for s in self.sets.values()]
-        return torch.cat(parts)
+        return fit_windows(self.sets, self.tokenizer, count, seed)
 
     def measure(self, student: Student, name: str) -> None:
         """Add KL, agreement and the ratio of perplexities on each set."""
@@ -213,9 +212,8 @@ class Bench:
         conversation = self.conversation()
         for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
-            text_BS = self.fit_text(steps * teaching.ROWS, 100 + seed)
-            text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
-            said_BSD = self.signal(text_BS)
+            text_BS = teaching.shuffled(self.fit_text(steps * teaching.ROWS, 100 + seed), seed)
+            said_BSD = teaching.signal(self.model, text_BS)
             for name in plans:
                 began = time.process_time()
                 made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
@@ -360,18 +358,6 @@ class Bench:
                 lambda row_S, model=model: model(input_ids=row_S[None], use_cache=False).logits[0],
                 f"cacheshrink_{method}",
             )
-
-
-@torch.no_grad()
-def _last_hidden(model: Any, token_BS: torch.Tensor) -> torch.Tensor:
-    """Return a transformers model's last hidden states `[N, D]`."""
-    return torch.cat(
-        [model.model(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS]
-    )
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def main() -> None:

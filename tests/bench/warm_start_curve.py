@@ -40,7 +40,7 @@ def curve(bench: Bench, plan: str, seed: int) -> None:
     for begin, end in itertools.pairwise(STEPS):
         part_N = order_N[begin * teaching.ROWS : end * teaching.ROWS]
         new = sorted(set(part_N.tolist()) - heard)
-        said_BSD[new] = bench.signal(text_BS[new])
+        said_BSD[new] = teaching.signal(bench.model, text_BS[new])
         heard.update(new)
         began = time.process_time()
         taught.learn(text_BS[part_N], said_BSD[part_N], teaching.level(end - begin))
