@@ -3,12 +3,16 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli import options, run_records_app
 from cli.store_app import store
 from cli.terminal import show
+
+if TYPE_CHECKING:
+    from distill.config import RunConfig
 
 _AFTER_INTERRUPT = "what was finished is saved, so the same command goes on from there."
 
@@ -178,13 +182,32 @@ def capture(
 @_set
 @options.traceback
 def check(config: Path, settings: tuple[str, ...], verbose: bool) -> None:
-    """Validate CONFIG and print it resolved, every key explicit."""
+    """Validate CONFIG and print it resolved, every key explicit; say what the student will cost.
+
+    What it costs and keeps is said on stderr, where its teacher is on disk.
+    """
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from audit import strict_yaml
         from distill.config import load
 
-        click.echo(strict_yaml.dump(load(config, settings)), nl=False)
+        resolved = load(config, settings)
+        costs = _costs(resolved)
+        click.echo(strict_yaml.dump(resolved), nl=False)
         show(f"{config} is valid.", err=True)
+        for line in costs:
+            show(line, err=True)
+
+
+def _costs(config: "RunConfig") -> list[str]:
+    """Return what `distill plan` says, where no teacher has to be made for it."""
+    try:
+        from distill.planning import at_hand
+    except ModuleNotFoundError as error:  # configs are checked without torch, too
+        return [f"`distill plan` says what the student costs and keeps; it needs {error.name}."]
+    found = at_hand(config)
+    if found is None:
+        return ["`distill plan` says what the student costs and keeps; its teacher is not here."]
+    return found.lines
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from distill.config import RunConfig
-from distill.errors import MismatchError
+from distill.errors import InputError, MismatchError, TeacherError
 from distill.session import Say
 from distill.starter import TRAINING_BYTES, memory, spoken
 from distill.teachers import faculty
@@ -72,7 +72,24 @@ def outlook(config: RunConfig, say: Say) -> Outlook:
         InputError: a teacher is not there.
         MismatchError, WarmStartError: as `made_of`.
     """
-    paths = faculty.locate(config.teachers, say)
+    return _outlook(config, faculty.locate(config.teachers, say))
+
+
+def at_hand(config: RunConfig) -> Outlook | None:
+    """Return the same where teachers and tokenizer are on disk, and None where they are not.
+
+    Nothing is converted for it, and no weight is read.
+
+    Raises:
+        MismatchError, WarmStartError: as `made_of`.
+    """
+    try:
+        return _outlook(config, faculty.at_hand(config.teachers))
+    except (InputError, TeacherError):
+        return None
+
+
+def _outlook(config: RunConfig, paths: list[Path | None]) -> Outlook:
     _, vocabulary = student_tokenizer.load(config.text.tokenizer, paths)
     student, theirs = made_of(config, paths)
     counted = count_parameters(student, vocabulary.size)

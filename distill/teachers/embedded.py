@@ -57,7 +57,7 @@ def ensure(say: Callable[[str], None]) -> Path:
     Raises:
         TeacherError: the package is missing, or the conversion failed.
     """
-    target = cache_directory() / f"smollm2-135m-instruct-q4_1-{GGUF_SHA256[:12]}"
+    target = _target()
     if _intact(target):
         return target
     source = locate()
@@ -75,6 +75,22 @@ def ensure(say: Callable[[str], None]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def converted() -> Path:
+    """Return the directory of the converted teacher; nothing is made, and no weight is read.
+
+    Raises:
+        TeacherError: it was not converted yet.
+    """
+    target = _target()
+    if not (target / "source.json").is_file():
+        raise TeacherError("the embedded teacher is not converted yet; run: distill teacher")
+    return target
+
+
+def _target() -> Path:
+    return cache_directory() / f"smollm2-135m-instruct-q4_1-{GGUF_SHA256[:12]}"
 
 
 def _intact(target: Path) -> bool:

@@ -1,6 +1,6 @@
 """The teachers of a run before they are asked: whether they may teach, and where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill import terms
@@ -60,13 +60,24 @@ def locate(teachers: Sequence[TeacherConfig], say: Say) -> list[Path | None]:
         InputError: there is no model there.
         TeacherError: the embedded teacher is not installed.
     """
-    return [None if teacher.path is None else _place(teacher, say) for teacher in teachers]
+    return [_place(teacher, lambda: embedded.ensure(say)) for teacher in teachers]
 
 
-def _place(teacher: TeacherConfig, say: Say) -> Path:
-    assert teacher.path is not None
+def at_hand(teachers: Sequence[TeacherConfig]) -> list[Path | None]:
+    """Return the same of teachers that need not be made first.
+
+    Raises:
+        InputError: there is no model there.
+        TeacherError: the embedded teacher is not converted yet.
+    """
+    return [_place(teacher, embedded.converted) for teacher in teachers]
+
+
+def _place(teacher: TeacherConfig, embed: Callable[[], Path]) -> Path | None:
+    if teacher.path is None:
+        return None
     if teacher.path == EMBEDDED:
-        return embedded.ensure(say)
+        return embed()
     path = Path(teacher.path)
     if not (path / "config.json").is_file():
         raise InputError(

@@ -44,6 +44,7 @@ from student.warm_start import calibration, convert, dense
 from student.warm_start.compensation import Ridge, compensate
 from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
+from tests.bench import teaching
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("cut", "ablation", "trained", "kept", "long", "rival")
@@ -71,7 +72,6 @@ FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
 LONG = {2048: 4, 4096: 2, 8192: 2}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
 TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
-ROWS, RATE, WARMUP, OF_TEXT = 2, 1e-4, 5, 0.15
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
 
@@ -108,6 +108,12 @@ def windows(documents: list[str], tokenizer: Any, count: int, seed: int) -> torc
     return torch.tensor(cut[:count])
 
 
+def fit_windows(sets: Sets, tokenizer: Any, count: int, seed: int) -> torch.Tensor:
+    """Return windows of what all sets have to fit on, in equal parts."""
+    each = count // len(sets)
+    return torch.cat([windows(sides["fit"], tokenizer, each, seed) for sides in sets.values()])
+
+
 class Conversation(NamedTuple):
     """Chats, and what the teacher answered: tokens of each."""
 
@@ -133,22 +139,15 @@ class Bench:
         self.test = {
             name: windows(sides["test"], self.tokenizer, WINDOWS, 1) for name, sides in sets.items()
         }
-        self.said = {name: self.hidden(token_BS) for name, token_BS in self.test.items()}
+        self.said = {
+            name: torch.cat(teaching.last_hidden(self.model, token_BS))
+            for name, token_BS in self.test.items()
+        }
         self.figures: dict[str, float] = {"tokens_a_set": WINDOWS * LENGTH}
-
-    @torch.no_grad()
-    def hidden(self, token_BS: torch.Tensor) -> torch.Tensor:
-        """Return the teacher's last hidden states `[N, D]`."""
-        states = [
-            self.model.model(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS
-        ]
-        return torch.cat(states)
 
     def fit_text(self, count: int, seed: int) -> torch.Tensor:
         """Return windows of all sets in equal parts."""
-        each = count // len(self.sets)
-        parts = [windows(s["fit"], self.tokenizer, each, seed) for s in self.sets.values()]
-        return torch.cat(parts)
+        return fit_windows(self.sets, self.tokenizer, count, seed)
 
     def measure(self, student: Student, name: str) -> None:
         """Add KL, agreement and the ratio of perplexities on each set."""
@@ -213,18 +212,16 @@ class Bench:
         conversation = self.conversation()
         for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(TAUGHT_FITTED, seed))
-            text_BS = self.fit_text(steps * ROWS, 100 + seed)
-            text_BS = text_BS[torch.randperm(len(text_BS), generator=_seeded(seed))]
-            self.model.bfloat16()
-            said_BSD = self.hidden(text_BS).float().unflatten(0, (-1, LENGTH))
-            self.model.float()
+            text_BS = teaching.shuffled(self.fit_text(steps * teaching.ROWS, 100 + seed), seed)
+            said_BSD = teaching.signal(self.model, text_BS)
             for name in plans:
                 began = time.process_time()
                 made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
                 compensate(made.student, made.seen, Ridge())
                 self.add(f"{name}_seed{seed}_begin_cpu_seconds", time.process_time() - began)
                 began = time.process_time()
-                self.teach(made.student, text_BS, said_BSD)
+                taught = teaching.Taught(made.student, self.dense.embed_VD)
+                taught.learn(text_BS, said_BSD, teaching.falling(steps))
                 self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
                 self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
                 self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
@@ -361,37 +358,6 @@ class Bench:
                 lambda row_S, model=model: model(input_ids=row_S[None], use_cache=False).logits[0],
                 f"cacheshrink_{method}",
             )
-
-    def teach(self, student: Student, text_BS: torch.Tensor, said_BSD: torch.Tensor) -> None:
-        """Take one pass over the text with forward KL and cross-entropy, in bfloat16."""
-        student.train()
-        student.embed.weight.requires_grad_(False)
-        learns = [p for p in student.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(learns, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-        steps = list(zip(text_BS.split(ROWS), said_BSD.split(ROWS), strict=True))
-        for step, (row_BS, hidden_BSD) in enumerate(steps):
-            falling = 0.1 + 0.45 * (1 + math.cos(math.pi * step / len(steps)))
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * falling
-            documents = Documents([LENGTH] * len(row_BS), CPU)
-            with torch.autocast("cpu", torch.bfloat16):
-                own_ND = student(row_BS.flatten(), documents).hidden_ND
-                own_NV = F.linear(own_ND, student.head_weight())
-                with torch.no_grad():
-                    their_NV = F.linear(hidden_BSD.flatten(0, 1), self.dense.embed_VD)
-            log_p, log_q = their_NV.float().log_softmax(-1), own_NV.float().log_softmax(-1)
-            of_text = F.nll_loss(
-                log_q.unflatten(0, row_BS.shape)[:, :-1].flatten(0, 1), row_BS[:, 1:].flatten()
-            )
-            loss = (1 - OF_TEXT) * forward_kl(log_p, log_q).mean() + OF_TEXT * of_text
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(learns, 1.0)
-            optimizer.step()
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def main() -> None:

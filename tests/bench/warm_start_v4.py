@@ -1,10 +1,11 @@
 """What compressed entries give back to a DeepSeek-V4 student of a dense teacher.
 
-    python tests/bench/warm_start_v4.py --json PATH [--novels DIR] [--student NAME]...
+    python tests/bench/warm_start_v4.py --json PATH [--novels DIR] [--student NAME]... [--steps N]
 
-The embedded teacher, on one thread; nothing is trained. Measured on windows of text that nothing
-was fitted to or chosen on, of the sets of `warm_start.py`: 24 of 256 tokens, and of some
-students 12 of 512. Students are fitted to 16 windows of 256 tokens. `exact` is as wide
+The embedded teacher, on one thread; nothing is trained, but with --steps, after which students are
+measured again: so many steps of 512 tokens as in `trained` of `warm_start.py`. Measured on windows
+of text that nothing was fitted to or chosen on, of the sets of `warm_start.py`: 24 of 256 tokens,
+and of some students 12 of 512. Students are fitted to 16 windows of 256 tokens. `exact` is as wide
 as the map needs, `narrow` has 512 values a token and layer, both with the whole text in their
 window; all others are as narrow and see 128 tokens, and what their entries hold: `first128` every
 128th token as it is, `first16` every 16th, `mean4` and `mean16` means of as many tokens.
@@ -20,6 +21,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,9 @@ from student.warm_start import calibration, convert, convert_v4, dense
 from student.warm_start.convert_v4 import V4Plan
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
-from tests.bench import warm_start
+from tests.bench import teaching, warm_start
 
-FITTED, WINDOW = 16, 128
+FITTED, WINDOW, SEED = 16, 128, 2
 CARVING = Carving(shared=1, routed=3, active=3, spread=convert.SPREAD)
 LENGTHS, LONG = (256, 512), ("window", "first128", "mean4_long")
 CPU = torch.device("cpu")
@@ -68,7 +70,7 @@ PLANS = {
 class Bench:
     """The teacher, the text, and what was measured so far."""
 
-    def __init__(self, sets: warm_start.Sets, path: Path) -> None:
+    def __init__(self, sets: warm_start.Sets, path: Path, steps: int) -> None:
         place = embedded.ensure(lambda said: None)
         self.model: Any = local.load_model(place, device=CPU)
         self.path, self.dense = path, dense.read(self.model)
@@ -79,37 +81,51 @@ class Bench:
             eos=tokenizer.eos_token_id,
             pad=tokenizer.pad_token_id,
         )
-        each = FITTED // len(sets)
-        fit = [warm_start.windows(s["fit"], tokenizer, each, 2) for s in sets.values()]
-        self.seen = calibration.watch(self.model, torch.cat(fit))
+        self.seen = calibration.watch(
+            self.model, warm_start.fit_windows(sets, tokenizer, FITTED, SEED)
+        )
+        self.lessons: tuple[torch.Tensor, torch.Tensor] | None = None  # text, the teacher's signal
+        if steps:
+            asked = steps * teaching.ROWS
+            text_BS = warm_start.fit_windows(sets, tokenizer, asked, 100 + SEED)
+            text_BS = teaching.shuffled(text_BS, SEED)
+            self.lessons = text_BS, teaching.signal(self.model, text_BS)
         self.test = {
             f"{name}_{length}": _windows(sides["test"], tokenizer, length)
             for length in LENGTHS
             for name, sides in sets.items()
         }
-        self.said = {name: self.hidden(token_BS) for name, token_BS in self.test.items()}
+        self.said = {
+            name: teaching.last_hidden(self.model, token_BS) for name, token_BS in self.test.items()
+        }
         self.figures: dict[str, float] = {}
 
-    @torch.no_grad()
-    def hidden(self, token_BS: torch.Tensor) -> list[torch.Tensor]:
-        """Return the teacher's last hidden states, `[S, D]` a window."""
-        body = self.model.model
-        return [body(input_ids=row_S[None]).last_hidden_state[0] for row_S in token_BS]
-
     def run(self, name: str) -> None:
-        """Make a student and measure it."""
+        """Make a student and measure it, and again when it was taught."""
         began = time.process_time()
         made = convert_v4.inherit_v4(self.dense, self.seen, PLANS[name], self.vocabulary)
         self.add(f"{name}_cpu_seconds", time.process_time() - began)
         config = made.student.config
         assert isinstance(config, V4Config)
-        for length in LENGTHS if name in LONG else LENGTHS[:1]:
+        lengths = LENGTHS if name in LONG else LENGTHS[:1]
+        for length in lengths:
             values = _cached(config, length)
             self.add(f"{name}_{length}_cached_values_a_layer", values)
             theirs = self.dense.numbers.cache_values * length
             self.add(f"{name}_{length}_cached_share_of_teacher", values / theirs)
-            for of in (of for of, token_BS in self.test.items() if token_BS.shape[1] == length):
-                self.measure(made.student, name, of)
+        self.report(made.student, name, lengths)
+        if self.lessons is not None:
+            began = time.process_time()
+            rates = teaching.falling(len(self.lessons[0]) // teaching.ROWS)
+            teaching.Taught(made.student, self.dense.embed_VD).learn(*self.lessons, rates)
+            self.add(f"{name}_train_cpu_seconds", time.process_time() - began)
+            self.report(made.student, f"{name}_taught", lengths)
+
+    def report(self, student: Student, name: str, lengths: Sequence[int]) -> None:
+        """Measure a student on all texts of some lengths."""
+        for of, token_BS in self.test.items():
+            if token_BS.shape[1] in lengths:
+                self.measure(student, name, of)
 
     @torch.no_grad()
     def measure(self, student: Student, name: str, of: str) -> None:
@@ -157,9 +173,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--novels", type=Path)
     parser.add_argument("--student", action="append", choices=PLANS)
+    parser.add_argument("--steps", type=int, default=0, help="That teach, 512 tokens each.")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(warm_start.texts(given.novels), given.json)
+    bench = Bench(warm_start.texts(given.novels), given.json, given.steps)
     for name in given.student or PLANS:
         bench.run(name)
 

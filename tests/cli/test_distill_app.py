@@ -99,7 +99,8 @@ def test_the_version_is_the_distributions():
     assert call("distill", "--version").stdout.startswith("distill, version 0")
 
 
-def test_init_prints_the_preset_and_check_accepts_it(tmp_path):
+def test_init_prints_the_preset_and_check_accepts_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     result = call("distill", "init")
     assert result.exit_code == 0
     assert result.stdout == shipped("presets/quickstart.yaml").read_text(encoding="utf-8")
@@ -107,7 +108,10 @@ def test_init_prints_the_preset_and_check_accepts_it(tmp_path):
     path.write_text(result.stdout, encoding="utf-8")
     checked = call("distill", "check", path, "-s", "train.steps=7")
     assert checked.exit_code == 0
-    assert checked.stderr == f"{path} is valid.\n"
+    valid, costs = checked.stderr.splitlines()
+    assert valid == f"{path} is valid."
+    assert costs.startswith("`distill plan` says") and costs.endswith("its teacher is not here.")
+    assert not (tmp_path / "cache").exists()
     assert yaml.safe_load(checked.stdout)["train"]["steps"] == 7
 
 
@@ -176,8 +180,9 @@ def test_students_as_json_is_one_object():
 def test_without_torch_configs_are_checked_and_runs_name_the_extra(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("seed: 1\n")
-    code, out, _ = finish(start("distill", "check", path, before=WITHOUT_TORCH))
+    code, out, err = finish(start("distill", "check", path, before=WITHOUT_TORCH))
     assert (code, yaml.safe_load(out)["seed"]) == (0, 1)
+    assert "`distill plan` says what the student costs and keeps; it needs " in err
     code, out, _ = finish(start("distill", "students", before=WITHOUT_TORCH))
     assert (code, out[:4]) == (0, "name")
     code, out, _ = finish(start("distill", "init", "--student", "pro", before=WITHOUT_TORCH))

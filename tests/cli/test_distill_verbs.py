@@ -296,6 +296,21 @@ def test_plan_says_how_large_a_student_is_before_anything_runs(config):
     assert f"{found['tokens']:,} tokens" in training
 
 
+def test_check_says_of_a_student_what_plan_says(config):
+    checked = call("distill", "check", config)
+    assert checked.exit_code == 0, checked.output
+    valid, *costs = checked.stderr.splitlines()
+    assert valid == f"{config} is valid."
+    assert costs == call("distill", "plan", config).stdout.splitlines()
+
+
+def test_check_refuses_a_student_that_cannot_inherit_from_its_teacher(config):
+    student = '{"init": "teacher", "max_position_embeddings": 999}'
+    asked = ["-s", f"student={student}", "-s", "text.tokenizer=teacher"]
+    said = refusal("distill", "check", config, *asked, code=2)
+    assert "max_position_embeddings is 999, more than the teacher's" in said
+
+
 def test_plan_names_what_is_wrong_with_a_config(config):
     said = refusal("distill", "plan", config, "-s", "student.hidden_sise=3", code=2)
     assert "hidden_size" in said

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from distill.errors import InputError
-from distill.planning import outlook
+from distill.planning import at_hand, outlook
 from distill.run import run
 from student.catalogue import presets
 from student.config import InheritConfig, InheritedExperts
@@ -36,6 +36,14 @@ def test_sizes_are_those_that_the_finished_run_records(student, tmp_path):
     assert found.active_parameters == recorded["active_parameters"]
     assert found.cache_bytes_per_token == recorded["kv_cache_bytes_per_token"]
     assert found.tokens == recorded["tokens"]
+
+
+def test_what_is_at_hand_is_told_alike_and_what_is_not_is_left_to_the_plan(tmp_path):
+    config = tiny_config(tmp_path, student=HALF)
+    assert at_hand(config) == told(config)
+    absent = replace(config.teachers[0], path=str(tmp_path / "nowhere"))
+    assert at_hand(replace(config, teachers=(absent,))) is None
+    assert at_hand(replace(config, text=replace(config.text, tokenizer="nowhere"))) is None
 
 
 def test_an_inherited_students_cache_stands_beside_its_teachers(tmp_path):

@@ -105,6 +105,13 @@ def test_a_second_call_uses_the_cache_and_says_nothing(conversions, cache):
     assert len(said) == len(conversions) == 1
 
 
+def test_what_is_converted_is_found_and_nothing_is_converted_to_find_it(conversions):
+    with pytest.raises(TeacherError, match="not converted yet; run: distill teacher"):
+        embedded.converted()
+    assert conversions == []
+    assert embedded.ensure(lambda _: None) == embedded.converted()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
