@@ -24,6 +24,7 @@ from audit.evidence import (
     Rate,
     Report,
     Verdict,
+    from_json,
     to_json,
 )
 from audit.report import exhibits
@@ -32,6 +33,7 @@ from audit.report.charts import Interval, dot_interval_chart, paired_dots, strip
 from audit.report.frame import MOST_BYTES, environment, figure
 from audit.report.ladder import ladder
 from audit.report.prior import PRIORS, updates
+from audit.report.reveal import reveal_all
 from audit.report.sensitivity import NOT_COMPUTED, variations
 
 MOST_CONTRASTS = 24
@@ -92,18 +94,20 @@ def render(report: Report) -> str:
     Raises:
         ValueError: the report does not fit on a page even with its exhibits cut short.
     """
+    # Joined with markup a text passes for markup, so all texts are made visible beforehand.
+    shown, sha256 = from_json(reveal_all(to_json(report))), digest(to_json(report))
     for room in ROOMS:
-        page = _draw(report, room)
+        page = _draw(shown, room, sha256)
         if len(page.encode()) <= MOST_BYTES:
             return page
     raise ValueError(f"the page of {report.suspect.name!r} would exceed {MOST_BYTES} bytes")
 
 
-def _draw(report: Report, room: Room) -> str:
+def _draw(report: Report, room: Room, sha256: str) -> str:
     template = environment(("audit.report",)).get_template("audit.report/page.html.j2")
     return template.render(
         report=report,
-        digest=digest(to_json(report)),
+        digest=sha256,
         room=room,
         words=WORDS,
         scale=SCALE,

@@ -6,6 +6,7 @@ rather than looked up, so that a page does not depend on the Unicode version of 
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 _NONCHARACTERS = "".join(
@@ -34,19 +35,29 @@ def reveal_line(text: str) -> str:
     return reveal(re.sub("[\t\n]", _code_point, text))
 
 
+def reveal_all(value: Any) -> Any:
+    """Return texts, lists and mappings with `reveal` applied to every text in them."""
+    return _throughout(value, reveal)
+
+
 def reveal_halves(value: Any) -> Any:
     """Return texts, lists and mappings with halves of surrogate pairs written as code points.
 
     JSON can spell half of a pair, and a file name that is not UTF-8 is read as such halves; no
     UTF-8 file can hold one. All other characters stay: a record keeps what was said.
     """
+    return _throughout(value, lambda text: _LONE.sub(_code_point, text))
+
+
+def _throughout(value: Any, shown: Callable[[str], str]) -> Any:
     match value:
         case str():
-            return _LONE.sub(_code_point, value)
+            return shown(value)
         case dict():
-            return {reveal_halves(key): reveal_halves(inner) for key, inner in value.items()}
+            inner = value.items()
+            return {_throughout(key, shown): _throughout(one, shown) for key, one in inner}
         case list() | tuple():
-            return [reveal_halves(inner) for inner in value]
+            return [_throughout(one, shown) for one in value]
     return value
 
 

@@ -20,6 +20,8 @@ _SMALL = 100_000_000
 # Terms of the network itself, which are not what it learns from.
 _INNER = ("balance", "indexer", "mtp")
 
+_SPELT = {ord(mark): f"\\x{ord(mark):02X}" for mark in "<>&[]`"}
+
 Record = Mapping[str, Any]
 
 
@@ -63,8 +65,12 @@ def _header(manifest: Record, taught: bool) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Return text as YAML in ASCII: whatever is hidden or ends a block is spelt as an escape."""
-    return str(yaml.safe_dump(text, default_style='"', width=math.inf)).strip()
+    """Return text as YAML in ASCII: whatever is hidden or ends a block is spelt as an escape.
+
+    So is what Markdown obeys, for a reader that takes the metadata for text.
+    """
+    quoted = str(yaml.safe_dump(text, default_style='"', width=math.inf)).strip()
+    return quoted.translate(_SPELT)
 
 
 def _opening(manifest: Record, taught: bool) -> str:
