@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit.errors import AuditError, InputError
 from audit.files import write_json
-from audit.inspection import Row, load
+from audit.inspection import GONE, Row, load
 from audit.statement import ENVELOPE, STATEMENT
 
 if TYPE_CHECKING:
@@ -102,9 +102,9 @@ def of_envelope(directory: Path, key: Path | None) -> Row:
 
 def _seen(directory: Path, public: "SSlibKey | None") -> tuple[bool | None, str]:
     path = directory / ENVELOPE
-    if not path.exists() and not path.is_symlink():
-        return (None, UNSIGNED) if public is None else (False, "is not there")
     envelope, problem = load(path)
+    if problem == GONE and not path.is_symlink():
+        return (None, UNSIGNED) if public is None else (False, "is not there")
     if problem:
         return False, problem
     opened = _opened(envelope)

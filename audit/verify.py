@@ -9,6 +9,7 @@ from pathlib import Path
 
 from audit import claims, envelope, filed, inspection
 from audit.errors import InputError
+from audit.evidence import Report
 from audit.inspection import Inspection, Row
 from audit.response_log import misfiled
 from audit.statement import ENVELOPE, STATEMENT, files_under
@@ -95,20 +96,21 @@ def _of_report(place: Path) -> Iterator[Row]:
         yield Row(what=DRAWING, ok=None, seen=f"not compared: {REPORT} cannot be drawn")
         return
     yield Row(what=SCHEMA, ok=True, seen=report.schema)
-    if not (place / PAGE).is_file():
-        yield Row(what=DRAWING, ok=None, seen=f"not compared: there is no {PAGE}")
-        return
+    ok, seen = _compared(place / PAGE, report)
+    yield Row(what=DRAWING, ok=ok, seen=seen)
+
+
+def _compared(page: Path, report: Report) -> tuple[bool | None, str]:
+    """Return whether the file `page` is what is drawn of `report`, and what to say of it."""
     try:
-        same = (place / PAGE).read_bytes() == filed.page(report).encode()
+        if not page.is_file():
+            return None, f"not compared: there is no {PAGE}"
+        same = page.read_bytes() == filed.page(report).encode()
     except (OSError, ValueError) as error:
-        yield Row(what=DRAWING, ok=False, seen=f"cannot be compared: {error}")
-        return
+        return False, f"cannot be compared: {error}"
     if not same and report.tool != claims.tool():
-        seen = f"not compared: it was drawn by {report.tool}, and this is {claims.tool()}"
-        yield Row(what=DRAWING, ok=None, seen=seen)
-        return
-    said = f"what `audit report` draws of {REPORT}" if same else f"is not what {REPORT} gives"
-    yield Row(what=DRAWING, ok=same, seen=said)
+        return None, f"not compared: it was drawn by {report.tool}, and this is {claims.tool()}"
+    return same, f"what `audit report` draws of {REPORT}" if same else f"is not what {REPORT} gives"
 
 
 def _of_log(path: Path, name: str) -> Row:
