@@ -35,11 +35,13 @@ def inspect(path: Path, key: Path | None = None) -> Inspection:
     try:
         is_directory = path.is_dir()
         place = path if is_directory else path.parent
-        known = [name for name in (STATEMENT, ENVELOPE, REPORT, PAGE, METRICS) if _has(place, name)]
         found = is_directory or _has(place, path.name)
+        ours = any(_has(place, name) for name in (REPORT, PAGE, METRICS))
+        stated = any(_has(place, name) for name in (STATEMENT, ENVELOPE))
+        is_run = _has(place, "manifest.json") and not ours
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be looked at: {error}.") from error
-    if not found or not (known or path.name in (REPORT, PAGE)):
+    if not found or is_run or not (ours or stated):
         raise InputError(
             f"{path} is no audit, no validation, and no file of one; name what `audit probe` or "
             "`audit validate` wrote (`distill verify` looks at runs and stores)."
@@ -86,7 +88,7 @@ def _of_file(place: Path, name: str, key: Path | None) -> Iterator[Row]:
 
 def _of_report(place: Path) -> Iterator[Row]:
     """Yield whether report.json fits its schema, and whether report.html is what is drawn of it."""
-    value, problem = inspection.load(place / REPORT)
+    value, problem = inspection.load_own(place, REPORT)
     try:
         if problem:
             raise ValueError(problem)
@@ -103,8 +105,8 @@ def _of_report(place: Path) -> Iterator[Row]:
 def _compared(page: Path, report: Report) -> tuple[bool | None, str]:
     """Return whether the file `page` is what is drawn of `report`, and what to say of it."""
     try:
-        if not page.is_file():
-            return None, f"not compared: there is no {PAGE}"
+        if page.is_symlink() or not page.is_file():
+            return None, f"not compared: there is no file {PAGE}"
         same = page.read_bytes() == filed.page(report).encode()
     except (OSError, ValueError) as error:
         return False, f"cannot be compared: {error}"
