@@ -95,6 +95,12 @@ def test_a_report_of_any_depth_is_drawn_or_refused(tmp_path, depth):
         assert "\n" not in str(error)
 
 
+def test_a_report_that_no_page_can_show_is_refused_in_one_sentence(tmp_path):
+    report = dataclasses.replace(reports.report(), command="x" * 2_100_000)
+    with pytest.raises(InputError, match="would exceed 2000000 bytes; give a report"):
+        drawn(written(report, tmp_path / "report.json"))
+
+
 def test_no_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=r"give a report\.json"):
