@@ -5,7 +5,6 @@ families; of its own family only name, role, group and date of publication are r
 at afterwards, to count how often the findings are right, wrong and silent.
 """
 
-import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -155,8 +154,7 @@ def _write(found: Validation, out: Path) -> None:
     begin(out)
     for name, text in texts.items():
         write_text(out / name, text)
-    tool = f"spiritsafe {importlib.metadata.version('spiritsafe')}"
-    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found, tool)))
+    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found)))
 
 
 def table(found: Validation) -> str:
