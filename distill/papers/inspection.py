@@ -32,7 +32,7 @@ _LONGER = "begins with what the statement names, and was added to since"
 _DISTANT = "not there: lies elsewhere or was deleted"
 _LEFT = "is not named by the manifest: left by a capture that was killed, or added"
 _OTHER_CODE = "was made by another version of this package, which cannot be repeated here"
-_LOGS = (RESPONSES, "answers.jsonl")
+_LOGS = (RESPONSES, "answers.jsonl", "preflight.jsonl")
 _RECORDS = (render.MANIFEST, render.EVALUATION, bom.FILE, weights_signature.FILE)
 _BULK = ("signals/", "rollouts/")
 
