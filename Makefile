@@ -122,6 +122,8 @@ campaign: install
 	$(BIN)/python tests/campaigns/agreement.py --json runs/campaign/agreement.json
 	$(BIN)/python tests/campaigns/intervals.py --json runs/campaign/intervals.json
 	$(BIN)/python tests/campaigns/edits.py --bank data/bank --json runs/campaign/edits.json
+	$(BIN)/python tests/campaigns/tamper.py --work runs/campaign/tamper \
+	  --json runs/campaign/tamper.json
 	$(BIN)/python tests/campaigns/cross_tokenizer.py --work runs/campaign/cross-tokenizer \
 	  --json runs/campaign/cross-tokenizer.json
 

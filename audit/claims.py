@@ -5,6 +5,7 @@ with, its evidence is the file that holds all of them. Specification: in-toto At
 spec/predicates/scai.md (Melara and Kinsy, arXiv 2210.05813).
 """
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,11 @@ from audit.validation.judged import Validation
 
 SCAI = "https://in-toto.io/attestation/scai/v0.3"
 _FIGURES = ("relation", "score", "rank", "p_value", "p_adjusted", "log10_lr", "log10_lr_low")
+
+
+def tool() -> str:
+    """Return the name and the version of what makes records here."""
+    return f"spiritsafe {importlib.metadata.version('spiritsafe')}"
 
 
 def of_report(report: Report) -> dict[str, Any]:
@@ -49,13 +55,8 @@ def _conditions(finding: Finding, settings: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def of_validation(found: Validation, tool: str) -> dict[str, Any]:
-    """Return the predicate about a validation: an attribute a kind of documented pair.
-
-    Args:
-        found: of which `metrics` are what metrics.json holds.
-        tool: name and version of what made it.
-    """
+def of_validation(found: Validation) -> dict[str, Any]:
+    """Return the predicate about a validation: an attribute a kind of documented pair."""
     bank, verdicts = found.metrics["bank"], found.metrics["verdicts"]
     return {
         "attributes": [
@@ -68,5 +69,5 @@ def of_validation(found: Validation, tool: str) -> dict[str, Any]:
             }
             for truth in ("positive", "negative")
         ],
-        "producer": {"name": tool},
+        "producer": {"name": tool()},
     }

@@ -88,7 +88,7 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
     """
     parties = gather(config) if config.bank is None else []
     prompts, materials = _materials(config, parties)
-    key = digest([asdict(config), [asdict(material) for material in materials], _version()])
+    key = digest([asdict(config), [asdict(material) for material in materials], claims.tool()])
     kept = filed.finished(out)
     if kept is not None and kept.settings.get("key") == key:
         say(f"{out} is finished already; nothing to do")
@@ -100,7 +100,7 @@ def probe(config: AuditConfig, out: Path, *, command: str, say: Say, progress: P
         body = bank_probe.examine(config, cache=cache_directory(), say=say, progress=progress)
         _begin(out, config)
     made = Report(
-        tool=f"spiritsafe {_version()}",
+        tool=claims.tool(),
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         suspect=body.suspect,
         propositions=body.propositions,
@@ -378,10 +378,6 @@ def _settings(config: AuditConfig) -> dict[str, Any]:
         "temperature": config.temperature,
         "seed": config.seed,
     }
-
-
-def _version() -> str:
-    return importlib.metadata.version("spiritsafe")
 
 
 def _versions() -> dict[str, str]:

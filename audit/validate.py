@@ -6,7 +6,6 @@ at afterwards, to count how often the findings are right, wrong and silent.
 """
 
 import csv
-import importlib.metadata
 import io
 import json
 from collections.abc import Callable
@@ -157,8 +156,7 @@ def _write(found: Validation, out: Path) -> None:
     begin(out)
     for name, text in texts.items():
         write_text(out / name, text)
-    tool = f"spiritsafe {importlib.metadata.version('spiritsafe')}"
-    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found, tool)))
+    write(out, statement(subjects(out), claims.SCAI, claims.of_validation(found)))
 
 
 def table(found: Validation) -> str:

@@ -7,7 +7,7 @@ is the rendering of it, and the answers of a log are filed under the questions t
 from collections.abc import Iterator
 from pathlib import Path
 
-from audit import envelope, filed, inspection
+from audit import claims, envelope, filed, inspection
 from audit.errors import InputError
 from audit.inspection import Inspection, Row
 from audit.response_log import misfiled
@@ -102,6 +102,10 @@ def _of_report(place: Path) -> Iterator[Row]:
         same = (place / PAGE).read_bytes() == filed.page(report).encode()
     except (OSError, ValueError) as error:
         yield Row(what=DRAWING, ok=False, seen=f"cannot be compared: {error}")
+        return
+    if not same and report.tool != claims.tool():
+        seen = f"not compared: it was drawn by {report.tool}, and this is {claims.tool()}"
+        yield Row(what=DRAWING, ok=None, seen=seen)
         return
     said = f"what `audit report` draws of {REPORT}" if same else f"is not what {REPORT} gives"
     yield Row(what=DRAWING, ok=same, seen=said)

@@ -31,7 +31,7 @@ def require_taken(predicate: dict) -> None:
 
 def test_in_toto_takes_the_claims_of_an_audit_and_of_a_validation():
     require_taken(of_report(reports.report()))
-    require_taken(of_validation(validations.validation(), "spiritsafe 0"))
+    require_taken(of_validation(validations.validation()))
 
 
 def test_every_finding_on_the_suspect_is_one_attribute_with_its_figures():
@@ -69,7 +69,7 @@ def test_a_name_that_no_file_can_hold_is_claimed_as_the_report_has_it():
 
 def test_a_validation_claims_counts_of_documented_pairs():
     found = validations.validation()
-    right, wrong = of_validation(found, "spiritsafe 0")["attributes"]
+    right, wrong = of_validation(found)["attributes"]
     pairs, verdicts = found.metrics["pairs"], found.metrics["verdicts"]
     count = verdicts["negative"]["SUPPORTED"]
     assert wrong["attribute"] == (

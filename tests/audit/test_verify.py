@@ -133,6 +133,16 @@ def test_a_report_and_a_statement_made_anew_are_betrayed_by_the_page(place: Path
     assert bad(inspect(place)) == {DRAWING: "is not what report.json gives"}
 
 
+def test_a_page_that_another_version_drew_is_not_compared(place: Path, monkeypatch):
+    monkeypatch.setattr("audit.claims.tool", lambda: "spiritsafe 99")
+    assert inspect(place).ok and not bad(inspect(place))
+    (place / "report.html").write_text("another version's page")
+    audits.restate(place)
+    found = inspect(place)
+    assert found.ok and found.summary().startswith("intact: 7; report.html: rendering of")
+    assert "and this is spiritsafe 99" in seen(found, DRAWING)
+
+
 def test_a_signature_betrays_a_statement_made_anew(originals, tmp_path):
     copy = Path(shutil.copytree(originals["signed"], tmp_path / "signed"))
     envelope = (copy / "statement.sig.json").read_bytes()

@@ -95,6 +95,8 @@ def test_a_task_may_lie_in_parquet(tmp_path):
         ({"prompt": "p", "choices": ["a", "b"], "answer": True}, "its place, 0 to 1, not True"),
         ({"prompt": "p", "choices": ["a", "b"], "answer": "c"}, "its place, 0 to 1, not 'c'"),
         ({"prompt": "p", "choices": ["a", "b"]}, "its place, 0 to 1, not None"),
+        ({"prompt": "half of a pair: \ud83d", "answer": "x"}, "half of a surrogate pair"),
+        ({"prompt": "A:", "answer": "x", "stop": ["\ud83d"]}, "half of a surrogate pair"),
     ],
 )
 def test_a_malformed_row_is_named_by_its_line(tmp_path, row, reason):

@@ -236,6 +236,8 @@ def test_questions_are_read_with_their_answers(tmp_path):
         ({"prompt": "1+1=", "answer": True}, "one under 'answer'"),
         ({"prompt": 3, "answer": "2"}, "needs a text under 'prompt'"),
         ({"id": 1, "prompt": "1+1=", "answer": "2"}, "the id '1' is another row's"),
+        ({"prompt": "half of a pair: \ud83d", "answer": "2"}, "half of a surrogate pair"),
+        ({"prompt": "1+1=", "answer": ["2", "\ud83d"]}, "half of a surrogate pair"),
     ],
 )
 def test_a_row_that_is_no_question_is_named(tmp_path, row, said):
