@@ -9,13 +9,14 @@ deleted; that is said and is no fault.
 Nothing here raises on what it finds: what cannot be read is a row that says so.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from audit import envelope, inspection
-from audit.attest import digest
+from audit.attest import digest, parse
 from audit.inspection import GONE, UNNAMED, Inspection, Row
 from audit.statement import OWN, STATEMENT, files_under
 from distill import materials
@@ -31,12 +32,12 @@ _LONGER = "begins with what the statement names, and was added to since"
 _DISTANT = "not there: lies elsewhere or was deleted"
 _LEFT = "is not named by the manifest: left by a capture that was killed, or added"
 _OTHER_CODE = "was made by another version of this package, which cannot be repeated here"
-_LOGS = (RESPONSES, "answers.jsonl")
+_LOGS = (RESPONSES, "answers.jsonl", "preflight.jsonl")
 _RECORDS = (render.MANIFEST, render.EVALUATION, bom.FILE, weights_signature.FILE)
 _BULK = ("signals/", "rollouts/")
 
 
-def inspect(path: Path, *, key: Path | None = None, weights_key: Path | None = None) -> Inspection:
+def inspect(path: Path, key: Path | None = None, weights_key: Path | None = None) -> Inspection:
     """Recompute every digest of the run, of the store, or of all stores below `path`.
 
     Args:
@@ -108,7 +109,7 @@ def _manifest(path: Path) -> tuple[dict[str, Any] | None, str]:
 def _stated(path: Path) -> Iterator[Row]:
     own, subjects = inspection.of_statement(path)
     yield own
-    rows = inspection.of_files(path, subjects, skip=provenance.is_lock, is_canonical=_is_canonical)
+    rows = inspection.of_files(path, subjects, is_canonical=_is_canonical)
     distant = {}
     for row in rows:
         place = row.what.rpartition("/")[0]
@@ -137,10 +138,18 @@ def _shared(path: Path, row: Row, subjects: Mapping[str, str]) -> Row:
 
 
 def _begins(log: Path, sha256: str) -> bool:
+    """Tell whether a log begins with what has this digest, and only whole entries follow."""
+    read, found = hashlib.sha256(), False
     try:
-        return pinned.begins(log, (sha256,)) == [sha256]
-    except OSError:
+        with log.open("rb") as stream:
+            for line in stream:
+                if found and not (line.endswith(b"\n") and isinstance(parse(line), dict)):
+                    return False
+                read.update(line)
+                found = found or read.hexdigest() == sha256
+    except (OSError, ValueError):
         return False
+    return found
 
 
 # What the run's own records say.

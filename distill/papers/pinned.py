@@ -27,7 +27,7 @@ def inputs(path: Path, manifest: dict[str, Any], reports: Sequence[StoreReport])
     named = {row["sha256"] for row in rows}
     signals, own = path / "signals", path / "rollouts"
     stores = [report for report in reports if report.path.is_relative_to(signals)]
-    logs = [sha256 for log in signals.glob(f"*/{RESPONSES}") for sha256 in begins(log, named)]
+    logs = [sha256 for log in signals.glob(f"*/{RESPONSES}") for sha256 in _begins(log, named)]
     kept = [file_digest(file) for file in signals.glob("*/answers/accepted.jsonl")]
     there = {
         "teacher signals": [_sha256(report) for report in stores],
@@ -66,7 +66,7 @@ def _writings(path: Path) -> list[str]:
     return [] if found is None else [found.sha256()]
 
 
-def begins(log: Path, named: Collection[str]) -> list[str]:
+def _begins(log: Path, named: Collection[str]) -> list[str]:
     """Return the digests in `named` of what the log begins with, or else that of all of it."""
     read, found = hashlib.sha256(), []
     with log.open("rb") as stream:

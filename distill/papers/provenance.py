@@ -36,12 +36,6 @@ _ALGORITHMS = {
     "student's answers": "spiritsafe_chain_sha256",
 }
 _OF_A_TEACHER = ("kind", "model", "licence", "owned", "terms", "tokens")
-_LOCKS = (".lock", ".asking")
-
-
-def is_lock(name: str) -> bool:
-    """Tell whether a file of this name holds processes apart and nothing else."""
-    return name.rpartition("/")[2] in _LOCKS
 
 
 def write(out: Path) -> None:
@@ -53,7 +47,7 @@ def write(out: Path) -> None:
         AuditError: a file cannot be read, or the disk refuses.
     """
     records = render.read(out)
-    subjects = statement.subjects(out, skip=is_lock)
+    subjects = statement.subjects(out)
     made = predicate(out, records)
     statement.write(out, statement.statement(subjects, PREDICATE, made))
 

@@ -1,11 +1,12 @@
 """Bytes changed, files renamed, cut short and added, over all that an audit, and a run, leave.
 
-`python tests/campaigns/tamper.py --work DIR --json PATH [--run RUN]`: an audit of answers and a
-validation are made, and a copy of a finished run is taken if one is named; each unsigned and
-signed. In a copy one thing is changed at a time, the directory is looked at, and it is put back.
-Counted is whether the inspection found it and named the file, and whether untouched copies were
-called intact. Offsets are drawn over all bytes, and as often over the files, so that a small file
-is not missed beside large ones.
+`python tests/campaigns/tamper.py --work DIR --json PATH [--run RUN]`: an audit of answers, a
+validation and, if none is named, a run with teachers on disk and served are made; each unsigned
+and signed, a run's weights as well. In a copy one thing is changed at a time, the directory is
+looked at, and it is put back. Counted is whether the inspection found it and named the file, and
+whether untouched copies were called intact. Offsets are drawn over all bytes, and as often over the
+files, so that a small file is not missed beside large ones. What is added among a run's signals,
+where other runs may write, is no fault; it has to be told.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from audit import verify
 from audit.envelope import keygen
 from audit.inspection import Inspection
 from audit.signing import sign
+from distill.papers import inspection, signing
 from tests.fakes import audits
+from tests.fakes.keys import pair
+from tests.fakes.recorded_runs import everything
 
 Inspect = Callable[[Path, Path | None], Inspection]
 
@@ -43,6 +47,10 @@ class Subject:
     inspect: Inspect
     key: Path | None
 
+    def is_shared(self, name: str) -> bool:
+        """Tell whether other runs may add a file of this name."""
+        return self.kind == "run" and name.startswith("signals/")
+
     def files(self) -> list[str]:
         """Return the names of all files."""
         found = (path for path in self.place.rglob("*") if path.is_file())
@@ -58,15 +66,19 @@ class Tally:
     named: int = 0
     missed: list[str] = field(default_factory=list)
 
-    def count(self, inspection: Inspection, names: list[str], what: str) -> None:
-        """Count one change of the files `names`."""
+    def count(
+        self, inspection: Inspection, names: list[str], what: str, *, told: Sequence[str] = ()
+    ) -> None:
+        """Count one change of the files `names`; those that are only to be told are `told`."""
         # A row is of a file, or of something in it, said after a colon.
-        bad = {row.what.partition(": ")[0] for row in inspection.rows if row.ok is False}
+        rows = [(row.what.partition(": ")[0], row.ok) for row in inspection.rows]
+        bad = {name for name, ok in rows if ok is False}
+        found = not names or not inspection.ok
+        named = bad.issuperset(names) and {name for name, ok in rows if not ok}.issuperset(told)
         self.made += 1
-        self.found += not inspection.ok
-        named = bad.issuperset(names)
+        self.found += found
         self.named += named
-        if inspection.ok or not named:
+        if not (found and named):
             self.missed.append(what)
 
 
@@ -117,7 +129,9 @@ def renamed(subject: Subject) -> Tally:
         other = path.with_name(f"other-{path.name}")
         path.rename(other)
         added = other.relative_to(subject.place).as_posix()
-        tally.count(subject.inspect(subject.place, subject.key), [name, added], f"{name} renamed")
+        gone, told = ([name], [added]) if subject.is_shared(name) else ([name, added], [])
+        found = subject.inspect(subject.place, subject.key)
+        tally.count(found, gone, f"{name} renamed", told=told)
         aside = subject.place.with_name("aside")
         other.rename(aside)
         tally.count(subject.inspect(subject.place, subject.key), [name], f"{name} removed")
@@ -132,7 +146,9 @@ def added(subject: Subject) -> Tally:
         path = (subject.place / name).with_name("added.json")
         path.write_bytes(b"{}")
         what = path.relative_to(subject.place).as_posix()
-        tally.count(subject.inspect(subject.place, subject.key), [what], f"{what} added")
+        bad, told = ([], [what]) if subject.is_shared(what) else ([what], [])
+        found = subject.inspect(subject.place, subject.key)
+        tally.count(found, bad, f"{what} added", told=told)
         path.unlink()
     return tally
 
@@ -152,22 +168,27 @@ def subjects(work: Path, run: Path | None) -> list[Subject]:
     """Return each kind of directory, unsigned and signed."""
     audit = audits.answered(work / "answers", references=20)
     audits.add_log(audit)
-    made: list[tuple[str, Path, Inspect]] = [
-        ("audit", audit, verify.inspect),
-        ("validation", audits.validated(work), verify.inspect),
+    made = [
+        ("audit", audit),
+        ("validation", audits.validated(work)),
+        ("run", run or everything(work / "run")),
     ]
-    if run is not None:
-        from distill.papers import inspection
-
-        made.append(("run", run, inspection.inspect))
     private, public, _ = keygen(work / "key")
+    weights, weights_public = pair(work, "weights")
+
+    def of_run(place: Path, key: Path | None) -> Inspection:
+        return inspection.inspect(place, key, weights_public if key else None)
+
     found = []
-    for kind, place, inspect in made:
+    for kind, place in made:
+        inspect = of_run if kind == "run" else verify.inspect
         for is_signed in (False, True):
             copy = work / ("signed" if is_signed else "unsigned") / kind
             shutil.copytree(place, copy)
-            if is_signed:
-                sign(copy, private, lambda path, of=inspect: of(path, None))
+            if is_signed and kind == "run":
+                signing.sign(copy, private, weights)
+            elif is_signed:
+                sign(copy, private, verify.inspect)
             key = public if is_signed else None
             found.append(Subject(kind=kind, place=copy, inspect=inspect, key=key))
     return found
@@ -203,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--run", type=Path, help="a finished run of `distill run`; it is copied")
+    parser.add_argument("--run", type=Path, help="a finished run; it is copied and not touched")
     parser.add_argument("--flips", type=int, default=1000, help="over all directories")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

@@ -17,6 +17,7 @@ from distill.store.store import Store
 from tests.fakes.commands import call, finish, refusal, start
 from tests.fakes.dialects import Behaviour
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
+from tests.fakes.keys import pair
 from tests.fakes.runs import quiet, still
 from tests.fakes.sessions import (
     TERMS,
@@ -161,15 +162,18 @@ def finished(place) -> Path:
 def test_an_intact_run_exits_0(finished):
     result = call("distill", "verify", finished)
     assert result.exit_code == 0
-    assert all(line.startswith("ok       ") for line in result.stdout.splitlines())
+    *rows, last = result.stdout.splitlines()
+    assert all(row.startswith("ok       ") for row in rows if "statement.sig.json" not in row)
     assert "training signals, tiny" in result.stdout
+    assert last.startswith("intact: ") and last.endswith("; statement.sig.json unsigned")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("student/model.safetensors", "CHANGED  student: is gone or was changed"),
+        ("student/model.safetensors", "student: is gone or was changed"),
         ("signals/tiny/train/shard-00002.safetensors", "its bytes were changed"),
+        ("run.html", "run.html: is not what the records give"),
     ],
 )
 def test_a_changed_byte_exits_1_and_is_named(finished, tmp_path, name, said):
@@ -179,13 +183,14 @@ def test_a_changed_byte_exits_1_and_is_named(finished, tmp_path, name, said):
     (out / name).write_bytes(data)
     result = call("distill", "verify", out)
     assert result.exit_code == 1
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("CHANGED  ")]
-    assert said in line
+    lines = [line for line in result.stdout.splitlines() if line.startswith("CHANGED  ")]
+    assert lines[0].startswith(f"CHANGED  {name}: was changed: its sha256 is ")
+    assert any(said in line for line in lines)
     told = call("distill", "verify", out, "--json")
     assert told.exit_code == 1
     found = json.loads(told.stdout)
     assert found["ok"] is False
-    assert [row["ok"] for row in found["checks"]].count(False) == 1
+    assert name in [row["what"] for row in found["checks"] if row["ok"] is False]
 
 
 def test_signals_that_were_deleted_are_absent_and_that_is_no_failure(finished, tmp_path):
@@ -193,20 +198,57 @@ def test_signals_that_were_deleted_are_absent_and_that_is_no_failure(finished, t
     shutil.rmtree(out / "signals")
     result = call("distill", "verify", out)
     assert result.exit_code == 0
-    absent = [line for line in result.stdout.splitlines() if line.startswith("absent   ")]
-    assert len(absent) == 2 and all("signals, tiny: not there" in line for line in absent)
+    absent = [line for line in result.stdout.splitlines() if line.startswith("-        ")]
+    inputs = "training signals, tiny: not there", "held-out signals, tiny: not there"
+    assert all(any(said in line for line in absent) for said in inputs)
     found = json.loads(call("distill", "verify", out, "--json").stdout)
-    assert found["ok"] is True and [row["ok"] for row in found["checks"]].count(None) == 2
+    assert found["ok"] is True
+    assert [row["ok"] for row in found["checks"]].count(None) == len(absent)
 
 
 def test_captured_signals_are_looked_at_as_the_help_says(config, tmp_path):
     out = tmp_path / "signals"
     call("distill", "capture", config, "--out", out)
     result = call("distill", "verify", out)
-    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 2
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "intact: 2"
     (out / "tiny" / "train" / "shard-00000.safetensors").unlink()
     result = call("distill", "verify", out)
     assert result.exit_code == 1 and "shard-00000.safetensors: is gone" in result.stdout
+
+
+def test_a_run_is_signed_and_verified_with_keys(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    call("audit", "keygen", tmp_path / "me.pem")
+    mine, yours = tmp_path / "me.pem", tmp_path / "me.pub.pem"
+    weights, public = pair(tmp_path)
+    alone = call("distill", "sign", out, "--key", mine)
+    assert alone.exit_code == 0 and "signed with the statement alone" in alone.stdout
+    result = call("distill", "sign", out, "--key", mine, "--weights-key", weights)
+    assert result.exit_code == 0 and "student.sig.json: signed by" in result.stdout
+    keys = "--key", yours, "--weights-key", public
+    result = call("distill", "verify", out, *keys)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("intact: ")
+    assert "unsigned" not in result.stdout and "not checked" not in result.stdout
+    (out / "heldout.jsonl").write_text("{}\n")
+    assert call("distill", "verify", out, *keys).exit_code == 1
+    said = refusal("distill", "sign", out, "--key", mine, code=2)
+    assert "heldout.jsonl was changed" in said and "sign what is intact" in said
+
+
+def test_the_page_of_a_run_is_drawn_again_byte_for_byte(finished, tmp_path):
+    page = (finished / "run.html").read_bytes()
+    assert call("distill", "report", finished, "--out", tmp_path / "page.html").exit_code == 0
+    assert (tmp_path / "page.html").read_bytes() == page
+    assert call("distill", "report", finished, "--out", "-").stdout.encode() == page
+    out = shutil.copytree(finished, tmp_path / "run")
+    (out / "run.html").unlink()
+    assert call("distill", "report", out).exit_code == 0
+    assert bytes_of(out)[str(out / "run.html")][0] == page
+    assert call("distill", "verify", out).exit_code == 0
+    said = refusal("distill", "report", tmp_path, code=2)
+    assert "is no finished run: it has no manifest.json" in said
 
 
 def test_where_there_is_nothing_to_look_at_that_is_said(tmp_path):

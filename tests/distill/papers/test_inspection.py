@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 
 from audit.inspection import Row
-from audit.question import EndpointConfig
 from audit.statement import ENVELOPE, OWN, STATEMENT, statement, write
-from distill.config import TrainConfig
 from distill.errors import InputError
 from distill.papers import pinned, provenance, record
 from distill.papers.inspection import inspect
@@ -18,13 +16,11 @@ from distill.rollout.writings import Writings
 from distill.run import control_of
 from distill.store.verify import verify
 from tests.fakes import stores
-from tests.fakes.endpoints import TINY, Server, TinyModel, speaking_teacher
+from tests.fakes.endpoints import TINY
+from tests.fakes.recorded_runs import everything
 from tests.fakes.sessions import (
-    answers,
     bytes_of,
     carried_out,
-    prompts_file,
-    served_teacher,
     small_config,
 )
 
@@ -79,10 +75,9 @@ def test_an_untouched_run_is_intact_and_looking_changes_nothing(out):
     assert bytes_of(out) == before
 
 
-def test_every_file_has_a_row_but_locks(out):
+def test_every_file_has_a_row(out):
     files = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
-    looked_at = {row.what for row in inspect(out).rows}
-    assert {name for name in files if not name.endswith(".lock")} <= looked_at
+    assert files <= {row.what for row in inspect(out).rows}
 
 
 @pytest.mark.parametrize(
@@ -260,25 +255,7 @@ def test_answers_of_the_students_that_were_swapped_are_found_though_they_are_who
 @pytest.fixture(scope="module")
 def taught_by_servers(tmp_path_factory):
     """A finished run with teachers that write, on disk and served, and a server on the way."""
-    place = tmp_path_factory.mktemp("served")
-    speaking_teacher(place / "teacher", steps=60)
-    how = answers(prompts_file(place / "prompts.jsonl"))
-    with Server(TinyModel(place / "teacher")) as server:
-        near = replace(small_config(place).teachers[0], answers=how)
-        far = served_teacher(server, api="chat", answers=replace(how, max_new_tokens=5))
-        scored = served_teacher(server, api="chat", says="top_logprobs", top=5, answers=how)
-        asked = EndpointConfig(url=server.url, model=TINY, api="completions")
-        text = replace(
-            small_config(place).text, sequence_length=64, tokenizer=str(place / "teacher")
-        )
-        config = small_config(
-            place,
-            teachers=(near, far, replace(scored, name="scored")),
-            text=text,
-            rollout=replace(WRITES, endpoint=asked, owned=True),
-            train=TrainConfig(steps=2, batch_size=4),
-        )
-        return carried_out(config, place / "run").out
+    return everything(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture
@@ -340,6 +317,9 @@ def test_a_log_that_was_added_to_still_begins_with_what_the_run_was_told(served)
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([*lines, lines[0]]))
     assert inspect(served).ok and absent(served) == {}
+    for more in (b"\n", lines[0][:-1], b"{\n", b"[]\n"):  # no entry, or a part of one
+        log.write_bytes(b"".join([*lines, more]))
+        assert wrong(served).keys() == {"signals/far/responses.jsonl"}
     log.write_bytes(b"".join(lines[:-1]))
     assert wrong(served).keys() == OF_FAR | {"signals/far/responses.jsonl"}
 

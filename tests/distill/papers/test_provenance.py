@@ -10,7 +10,7 @@ from in_toto_attestation.v1.statement import Statement
 from audit.attest import canonical_bytes, file_digest
 from audit.statement import OWN, STATEMENT, TREE
 from distill.papers import bom, provenance
-from distill.papers.provenance import PREDICATE, is_lock
+from distill.papers.provenance import PREDICATE
 from distill.run import run
 from tests.fakes.runs import quiet, still
 from tests.fakes.sessions import carried_out, small_config
@@ -41,11 +41,10 @@ def test_in_totos_own_reader_takes_it(stated):
     assert made.predicate_type == PREDICATE
 
 
-def test_every_file_is_a_subject_but_locks_and_the_statement_itself(out, stated):
+def test_every_file_is_a_subject_but_the_statement_itself(out, stated):
     files = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
     named = {one["name"]: one["digest"]["sha256"] for one in stated["subject"]}
-    left = set(files) - set(named)
-    assert left == {STATEMENT} | {name for name in files if is_lock(name)}
+    assert set(files) - set(named) == {STATEMENT}
     assert all(named[name] == file_digest(files[name]) for name in named)
     assert "signals/tiny/samples.json" in named and "student/model.safetensors" in named
 
