@@ -50,7 +50,13 @@ def environment(packages: tuple[str, ...]) -> Environment:
     made.globals.update(style=Markup(css), policy=policy(css), digest_code=digest_code)
     made.globals.update(say=words.say, label=words.label)
     made.filters.update(told=words.told, title=words.title, drawing=words.drawing)
-    made.filters.update(figure=figure, p_value=p_value, duration=duration, clip=clip)
+    absent = _absent(words.say("none"))
+    made.filters.update(
+        figure=lambda value: absent if value is None else figure(value),
+        p_value=lambda value: absent if value is None else p_value(value),
+        duration=duration,
+        clip=clip,
+    )
     made.filters.update(sentence=sentence)
     return made
 
@@ -68,8 +74,12 @@ def digest_code(sha256: str) -> Markup:
 def figure(value: float | None) -> Markup:
     """Return a number as a reader wants it, with the exact one kept for machines."""
     if value is None:
-        return Markup('<span class="absent">none</span>')
+        return _absent("none")
     return Markup('<data value="{}">{}</data>').format(repr(value), number(value))
+
+
+def _absent(word: str) -> Markup:
+    return Markup('<span class="absent">{}</span>').format(word)
 
 
 def p_value(value: float | None) -> Markup:

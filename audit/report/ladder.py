@@ -39,7 +39,7 @@ LADDER = (
         "trained",
     ),
     Kind(
-        name="Order of training, and weights",
+        name="Order of training and weights",
         shows="Whether the suspect follows the order of somebody's training text, or its weights "
         "are somebody's. Exact p-values; decides.",
         probes=("training order", "weights"),

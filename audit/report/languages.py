@@ -108,7 +108,7 @@ class Catalogue:
         entries: dict[str, str] = {}
         for place in (place for package in packages for place in _tables(package)):
             for english, chinese in tomllib.loads(place.read_text(encoding="utf-8")).items():
-                if entries.setdefault(english, chinese) != chinese:
+                if _bare(entries.setdefault(_key(english), chinese)) != _bare(chinese):
                     raise ValueError(f"{place.name}: {english!r} has two translations")
         return cls.of(entries)
 

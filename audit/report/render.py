@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from jinja2 import Template
 from markupsafe import Markup
 
 from audit.attest import digest
@@ -94,17 +95,15 @@ def render(report: Report) -> str:
     Raises:
         ValueError: the report does not fit on a page even with its exhibits cut short.
     """
-    # Joined with markup a text passes for markup, so all texts are made visible beforehand.
-    shown, sha256 = from_json(reveal_all(to_json(report))), digest(to_json(report))
+    template = environment(("audit.report",)).get_template("audit.report/page.html.j2")
     for room in ROOMS:
-        page = _draw(shown, room, sha256)
+        page = _draw(template, report, room)
         if len(page.encode()) <= MOST_BYTES:
             return page
     raise ValueError(f"the page of {report.suspect.name!r} would exceed {MOST_BYTES} bytes")
 
 
-def _draw(report: Report, room: Room, sha256: str) -> str:
-    template = environment(("audit.report",)).get_template("audit.report/page.html.j2")
+def _draw(template: Template, report: Report, room: Room) -> str:
     return template.render(
         report=report,
         digest=sha256,
@@ -113,6 +112,7 @@ def _draw(report: Report, room: Room, sha256: str) -> str:
         scale=SCALE,
         teachers=list(dict.fromkeys(finding.teacher for finding in report.findings)),
         tally=tally,
+        tally_of=in_words,
         error_rates=parts(report.error_rates),
         strength=strength,
         deciding=deciding,
@@ -138,7 +138,12 @@ def tally(findings: Sequence[Finding | KnownStudent]) -> str:
     counts = Counter(finding.verdict for finding in findings)
     # "0 supported" is news, of the controls above all; the other zeros are not.
     named = [verdict for verdict in WORDS if counts[verdict] or verdict is Verdict.SUPPORTED]
-    return ", ".join(f"{counts[verdict]} {WORDS[verdict].lower()}" for verdict in named)
+    return in_words([(verdict, counts[verdict]) for verdict in named])
+
+
+def in_words(counts: Sequence[tuple[Verdict, int]]) -> str:
+    """Return how many came to each verdict, one after another."""
+    return ", ".join(f"{count} {WORDS[verdict].lower()}" for verdict, count in counts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,10 +195,10 @@ def opened(findings: Sequence[Finding]) -> set[str]:
     return supported or {one.teacher for one in ranked[:1]}
 
 
-def times(log10_lr: float | None) -> Markup:
+def times(log10_lr: float) -> Markup:
     """Return a likelihood ratio as such, given its base-10 logarithm."""
-    if log10_lr is None or abs(log10_lr) < LARGEST_POWER:
-        return figure(None if log10_lr is None else 10**log10_lr)
+    if abs(log10_lr) < LARGEST_POWER:
+        return figure(10**log10_lr)
     return Markup("10<sup>{}</sup>").format(number(log10_lr))
 
 

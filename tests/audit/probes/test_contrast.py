@@ -179,5 +179,6 @@ def test_exhibits_are_two_for_and_two_against_with_both_answers():
     ranked = [row.id for row in sorted(result.prompts, key=lambda row: row.suspect)]
     assert {e.id for e in result.exhibits[:2]} == set(ranked[-2:])
     assert {e.id for e in result.exhibits[2:]} == set(ranked[:2])
+    assert [e.side for e in result.exhibits] == ["for", "for", "against", "against"]
     place = int(result.exhibits[0].id[1:])
     assert result.exhibits[0].answers == {"teacher": teacher[place], "suspect": suspect[place]}

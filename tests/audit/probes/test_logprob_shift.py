@@ -217,6 +217,7 @@ def test_exhibits_are_the_two_most_for_and_the_two_most_against():
     ranked = [passages()[i].id for i in np.argsort(advantage)]
     result = ask(suspect, others)
     assert [exhibit.id for exhibit in result.exhibits] == [*ranked[:-3:-1], *ranked[:2]]
+    assert [one.side for one in result.exhibits] == ["for", "for", "against", "against"]
     first = result.exhibits[0]
     assert first.answers["teacher's continuation"] == f"the teacher on {first.id}"
     assert first.answers["true continuation"].startswith("true")

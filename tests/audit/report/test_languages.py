@@ -78,6 +78,48 @@ def test_a_name_that_looks_like_a_short_key_stays_what_it_is():
     assert spans(words.say("{n} of {m}", n="any", m="all"))["zh"] == "all 中的 any"
 
 
+def test_several_things_in_a_place_are_translated_one_by_one():
+    words = Catalogue.of(
+        {
+            "{name}: shares {facts}": "{name}：共有{facts}",
+            "text": "文本",
+            "number of steps": "步数",
+            "{n} supported": "{n} 个获支持",
+        }
+    )
+    assert words.chinese("c-1: shares text, number of steps") == "c-1：共有文本、步数"
+    assert words.chinese("c-1: shares text, colour") == "c-1：共有文本、colour"
+    assert words.chinese("1 supported, 2 supported") == "1 个获支持、2 个获支持"
+    assert words.chinese("text, colour") is None
+
+
+def test_a_place_called_n_holds_a_number():
+    words = Catalogue.of({"{n} references": "{n} 个参照模型"})
+    assert words.chinese("12 references") == "12 个参照模型"
+    assert words.chinese("prompts and references") is None
+
+
+def test_two_translations_of_a_sentence_are_refused(tmp_path, monkeypatch):
+    for name, entry in (("one", '"Finding." = "结论"'), ("two", '"finding" = "发现"')):
+        place = tmp_path / name / "zh"
+        place.mkdir(parents=True)
+        (tmp_path / name / "__init__.py").touch()
+        (place / "words.toml").write_text(entry, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="two translations"):
+        Catalogue.load(("one", "two"))
+
+
+def test_a_title_has_its_places_filled_in_both():
+    words = Catalogue.of({"Audit of {suspect}": "对 {suspect} 的审计"})
+    assert words.title("Audit of {suspect}", suspect="m") == "Audit of m · 对 m 的审计"
+
+
+def test_what_is_in_both_already_is_told_as_it_is():
+    said = WORDS.say("Finding")
+    assert WORDS.told(said) == said
+
+
 def test_what_has_no_entry_stays_as_it_is_without_spans():
     assert WORDS.told("Nobody knows <this>.") == Markup("Nobody knows &lt;this&gt;.")
     assert WORDS.chinese("") is None

@@ -31,8 +31,12 @@ def values(page: str) -> set[str]:
     return set(re.findall(r'<data value="([^"]*)"', page))
 
 
-def prose(page: str) -> str:
-    return " ".join(html.unescape(Page(page).text).split())
+def prose(page: str, language: str = "en") -> str:
+    return " ".join(html.unescape(Page(page, language).text).split())
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f'<section id="{name}"')[1].split("</section>", maxsplit=1)[0]
 
 
 def test_the_page_is_self_contained(page):
@@ -85,8 +89,8 @@ def test_every_text_of_the_report_appears(page):
 def test_sections_come_in_reading_order(page):
     order = re.findall(r'<section id="([^"]*)"', page)
     assert order == [
-        "finding", "meaning", "probes", "controls", "power", "not-run", "materials", "limits",
-        "glossary", "reproduce",
+        "finding", "meaning", "teachers", "population", "ladder", "controls", "sensitivity",
+        "exhibits", "probes", "prior", "materials", "limits", "glossary", "reproduce",
     ]  # fmt: skip
 
 
@@ -100,7 +104,87 @@ def test_each_verdict_has_a_word_and_what_would_change_it(verdict):
 def test_an_insufficient_probe_says_why_and_what_it_would_need(page):
     text = prose(page)
     assert "Why it is insufficient. Only 9 prompts have a checkable answer" in text
-    assert "What it would need. about 40 prompts with a checkable wrong answer." in text
+    assert "What it would need. About 40 prompts with a checkable wrong answer." in text
+
+
+def headline(report, language: str = "en") -> str:
+    said = section(render(report), "finding").split('<p class="lead answer">')[1].split("</p>")[0]
+    return prose(said, language)
+
+
+def test_the_first_sentence_of_a_finding_weighs_two_propositions_with_its_word():
+    single = reports.report(findings=(reports.finding(),))
+    assert headline(single) == (
+        "For teacher-a, the evidence favours proposition 1, that the answers of student-b-v1 "
+        "derive from it, over proposition 2, that they do not: moderate support for proposition "
+        "1, likelihood ratio 34.2."
+    )
+    assert "对命题 1 的中等支持，似然比 34.2" in headline(single, "zh")
+
+
+def test_the_first_sentence_about_several_teachers_names_those_it_favours_or_none():
+    named = headline(reports.report())
+    assert named.startswith("Of 2 teachers asked about, the evidence favours proposition 1")
+    assert named.endswith(
+        "for 1: teacher-a (moderate support for proposition 1, likelihood ratio 34.2)."
+    )
+    doubtful = tuple(reports.finding(Verdict.INCONCLUSIVE, teacher=name) for name in "xy")
+    said = headline(reports.report(findings=doubtful))
+    assert said.endswith("for none: 0 supported, 2 inconclusive.")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INCONCLUSIVE, Verdict.INSUFFICIENT])
+def test_what_is_not_decided_is_said_with_its_reason(verdict):
+    finding = reports.finding(verdict)
+    said = headline(reports.report(findings=(finding,)))
+    assert said.endswith(f": {finding.reason}")
+    assert "favours" not in said
+
+
+def test_ten_questions_lead_to_sections_that_answer_them(page):
+    first = section(page, "finding")
+    links = re.findall(r'<dt><a href="#([\w-]+)">', first)
+    assert len(links) == 10
+    assert all(f'<section id="{link}"' in page for link in links)
+    questions = first.split('<dl class="pairs questions">')[1].split("</dl>")[0]
+    assert not re.search(r"<dd>\s*</dd>", questions)
+
+
+def test_reports_without_a_ratio_say_so_beside_the_prior():
+    report = reports.report(findings=(reports.finding(Verdict.INSUFFICIENT),))
+    said = prose(section(render(report), "prior"))
+    assert "No finding of this report has a likelihood ratio" in said
+    both = (reports.finding(), reports.finding(Verdict.INSUFFICIENT, teacher="teacher-z"))
+    said = prose(section(render(reports.report(findings=both)), "prior"))
+    assert "Without a likelihood ratio: teacher-z." in said
+
+
+def test_the_prior_table_is_the_readers_arithmetic(page):
+    said = prose(section(page, "prior"))
+    assert "That is the reader's to say, not this tool's." in said
+    odds = 10**1.534 / 99
+    assert f"{odds:.3g} to 1" in said and f"{100 * odds / (1 + odds):.3g} %" in said
+
+
+def sided(side: str, number: int) -> Exhibit:
+    return Exhibit(
+        id=f"{side}-{number}", prompt="p", answers={"a": "x", "b": "y"}, note="n", side=side
+    )
+
+
+def test_counter_examples_stand_beside_exhibits_and_are_as_many():
+    exhibits = [sided("for", n) for n in range(3)] + [sided("against", n) for n in range(3)]
+    probe = dataclasses.replace(reports.probe(), exhibits=tuple(exhibits))
+    page = render(reports.report(findings=(reports.finding(probes=(probe,)),)))
+    order = re.findall(r"(for|against)-(\d)</span>", section(page, "exhibits"))
+    assert order == [(side, str(n)) for n in range(3) for side in ("for", "against")]
+    assert "Chosen by rule and not by hand" in prose(section(page, "exhibits"))
+
+
+def test_what_no_audit_computes_is_named_under_sensitivity(page):
+    assert "Not computed: Each reference or control left out in turn" in prose(
+        section(page, "sensitivity")
+    )
 
 
 def test_what_the_deciding_probe_needs_is_said_first():
@@ -118,9 +202,9 @@ def test_an_absent_number_is_named_and_never_zero():
         findings=(reports.finding(Verdict.INSUFFICIENT),),
         controls=Controls(description="None.", findings=(), matched=(), unmatched=()),
     )
-    summary = render(report).split('id="finding"')[1].split("</section>")[0]
-    assert summary.count('<span class="absent">none</span>') == 5
-    assert "<data" not in summary
+    table = section(render(report), "teachers")
+    assert table.count('<span class="absent">') == prose(table).count("none") == 5
+    assert "<data" not in table
 
 
 def test_a_report_without_findings_still_has_a_page():
@@ -190,6 +274,17 @@ def test_a_large_report_stays_under_two_megabytes():
     assert "more characters in the JSON file" in page
     assert "no room for them" in page
     assert values(page) >= {repr(findings[0].log10_lr), repr(probes[0].p_value)}
+
+
+def test_twelve_teachers_with_every_number_stay_under_two_megabytes():
+    probe = reports.probe(prompts=400, references=200, exhibits=4)
+    findings = tuple(reports.finding(teacher=f"t{i}", probes=(probe,)) for i in range(12))
+    page = render(reports.report(findings=findings))
+    assert len(page.encode()) <= MOST_BYTES
+    assert page.count("<td>reference-199</td>") == 12
+    assert page.count(f"<td>{probe.prompts[-1].id}</td>") == 12
+    assert "more characters in the JSON file" not in page
+    assert "十个问题" in page
 
 
 def test_an_impossible_report_is_an_error_and_not_a_huge_file():
@@ -316,7 +411,9 @@ def test_error_rates_stand_in_one_table_whose_cells_are_labelled():
     )
     page = render(reports.report(error_rates=rates))
     (table,) = re.findall(
-        r"<table[^>]*>\s*<caption>How often documented.*?</table>", page, re.DOTALL
+        r"<table[^>]*>\s*<caption><span class=\"en\">How often documented.*?</table>",
+        page,
+        re.DOTALL,
     )
     rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, re.DOTALL)
     assert [row.count('data-label="p ≤ 0.05"') for row in rows] == [1, 1]

@@ -281,7 +281,7 @@ def test_a_bank_without_related_or_unrelated_pairs_still_has_a_page():
     ):
         page = render(validation(found, calibration=()))
         assert_self_contained(page)
-        assert re.search('class="absent">(<span class="en">)?none<', page)
+        assert '<span class="absent">' in page
 
 
 def test_a_name_or_reason_that_is_hostile_is_shown_and_never_obeyed():

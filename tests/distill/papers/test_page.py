@@ -190,9 +190,7 @@ def test_the_first_screen_answers_five_questions_each_with_a_link(full):
     learnt, cost, balanced, went, publish = said.values()
     assert learnt.startswith("Better by 3 of 3 held-out measures.")
     assert "bits per byte 2.91 \u2192 to 1.19 (teacher: 0.971)" in learnt
-    assert (
-        "of 4 comparisons with its teacher: behind in 2, ahead in 1, not told apart in 1" in learnt
-    )
+    assert "compared with its teacher: behind 2, ahead 1, not told apart 1" in learnt
     assert cost.startswith("2 min 52 s of capture, training and evaluation.")
     assert "Energy: unknown" in cost and "Money together: at least 0.0861 EUR" in cost
     assert "has 1.17 times the mean; 0 of 64 experts are idle." in balanced
@@ -531,6 +529,13 @@ def test_each_teachers_answer_stands_beside_the_students():
     )
 
 
+def test_a_long_answer_says_how_much_is_left_out():
+    evaluation = records.evaluation()
+    evaluation["samples"][0]["student"] = "word " * 1_000
+    text = section(draw(evaluation=evaluation), "answers")
+    assert "word [\u2026 999 more characters in the JSON file]" in text
+
+
 def test_hostile_text_is_shown_and_never_obeyed():
     evaluation, manifest = records.full_evaluation(), records.full_manifest()
     evaluation["samples"] = [
@@ -543,6 +548,10 @@ def test_hostile_text_is_shown_and_never_obeyed():
     evaluation["served"] = [{**stated, "checks": checks, "agreement": None}]
     evaluation["bill"]["lines"][0] |= dict.fromkeys(("name", "unit", "formula", "source"), HOSTILE)
     manifest["device"]["name"] = HOSTILE
+    manifest["student"]["inherited"] = {
+        "teacher": HOSTILE, "cache": 0.5, "experts": None, "depth": 1,
+    }  # fmt: skip
+    manifest["outputs"][0] = dict.fromkeys(("name", "kind", "sha256", "note"), HOSTILE)
     manifest["inputs"][0] = dict.fromkeys(("name", "kind", "sha256", "note"), HOSTILE)
     stated = ("owner", "url", "retrieved", "sha256", "permits_training", "basis")
     manifest["teachers"][1] |= {
