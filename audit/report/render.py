@@ -96,14 +96,16 @@ def render(report: Report) -> str:
         ValueError: the report does not fit on a page even with its exhibits cut short.
     """
     template = environment(("audit.report",)).get_template("audit.report/page.html.j2")
+    # Joined with markup a text passes for markup, so all texts are made visible beforehand.
+    shown, sha256 = from_json(reveal_all(to_json(report))), digest(to_json(report))
     for room in ROOMS:
-        page = _draw(template, report, room)
+        page = _draw(template, shown, room, sha256)
         if len(page.encode()) <= MOST_BYTES:
             return page
     raise ValueError(f"the page of {report.suspect.name!r} would exceed {MOST_BYTES} bytes")
 
 
-def _draw(template: Template, report: Report, room: Room) -> str:
+def _draw(template: Template, report: Report, room: Room, sha256: str) -> str:
     return template.render(
         report=report,
         digest=sha256,
