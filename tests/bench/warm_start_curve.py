@@ -25,7 +25,7 @@ from student.warm_start.compensation import Ridge, compensate
 from tests.bench import teaching, warm_start
 from tests.bench.warm_start import LENGTH, TAUGHT_FITTED, Bench
 
-STEPS = (0, 48, 96, 192, 384, 640, 784, 928)  # after which is measured
+STEPS = (0, 48, 96, 192, 288, 384, 640, 928)  # after which is measured
 
 
 def curve(bench: Bench, plan: str, seed: int) -> None:

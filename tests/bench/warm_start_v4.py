@@ -59,8 +59,8 @@ POOLINGS = {
     "mean4_long": Pooling(tokens=4, pairs=16, reach=520),
 }
 PLANS = {
-    "exact": V4Plan(carving=CARVING),
-    "narrow": V4Plan(carving=CARVING, head_dim=512),
+    "exact": V4Plan(carving=CARVING, sliding_window=LENGTHS[0]),
+    "narrow": V4Plan(carving=CARVING, head_dim=512, sliding_window=LENGTHS[0]),
 } | {
     name: V4Plan(carving=CARVING, head_dim=512, sliding_window=WINDOW, entries=pooling)
     for name, pooling in POOLINGS.items()
