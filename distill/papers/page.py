@@ -14,6 +14,7 @@ from markupsafe import Markup
 from audit.report.axes import number, times_ten
 from audit.report.charts import Interval, dot_interval_chart, time_split_bar
 from audit.report.frame import cut, environment
+from audit.report.reveal import reveal_all
 from distill.papers import curves, glance, wording
 from distill.papers.comparison import alone, compared
 from distill.papers.curves import Drawing, Row
@@ -74,6 +75,9 @@ def render_run(
         config_yaml: the resolved configuration, as written.
         title: the run's name.
     """
+    # Joined with markup a text passes for markup, so all texts are made visible beforehand.
+    given = [metrics, evaluation, manifest, config_yaml, title]
+    metrics, evaluation, manifest, config_yaml, title = reveal_all(given)
     terms = curves.named_terms(metrics, manifest["losses"])
     rows = evaluation.get("comparison", ())
     sides = compared(rows)
