@@ -28,7 +28,7 @@ _SENTENCE_END = re.compile(r"(?<=[.?!]) +")
 _CLAUSE_END = re.compile(r"(?<=[;:]) +")
 # A key of fewer letters, such as "{n} of {m}", would find itself in names: its places are figures.
 _FEW_LETTERS = 6
-_FIGURE = re.compile(r"[-+\u2212\u00d7]?\d")
+_FIGURE = re.compile(r"[-+\u2212\u00d7]?\d\S*(?: (?:\d\S*|s|min|h))*")
 _DRAWN = re.compile(r"<(text|title|desc)( [^>]*)?>([^<]*)</\1>")
 # A sentence ends, and its parts are joined, by other marks in Chinese, which need no space.
 _ENDS = {".": "。", ";": "；", ":": "：", "?": "？", "!": "！"}
@@ -45,6 +45,7 @@ class _Pattern(NamedTuple):
     def match(self, text: str) -> dict[str, str] | None:
         """Return what stands in each place; in one pass, whatever a hostile text holds."""
         first, last = self.literals[0], self.literals[-1]
+        text = _key(text) if first else _bare(text)  # a name that comes first keeps its capital
         if not text.startswith(first) or not text.endswith(last):
             return None
         end, at = len(text) - len(last), len(first)
@@ -62,13 +63,13 @@ class _Pattern(NamedTuple):
         return found if self._fits(found) else None
 
     def _fits(self, found: Mapping[str, str]) -> bool:
-        """Tell whether these are one sentence's words, and figures where there must be some."""
+        """Tell whether these are within one clause, and figures where there must be some."""
         values = found.values()
-        if "n" in found and not _FIGURE.match(found["n"]):
+        if any(map(_SENTENCE_END.search, values)) or any("; " in value for value in values):
             return False
         if sum(map(str.isalpha, "".join(self.literals))) < _FEW_LETTERS:
-            return all(map(_FIGURE.match, values))
-        return not any(map(_SENTENCE_END.search, values))
+            return all(map(_FIGURE.fullmatch, values))
+        return "n" not in found or _FIGURE.match(found["n"]) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Catalogue:
         if key in self.exact:
             return self.exact[key] + end
         for pattern in self.patterns:
-            found = pattern.match(key)
+            found = pattern.match(english)
             if found is not None:
                 return _filled(pattern.chinese, self._values(found)) + end
         said = [self._entry(part) for part in key.split(", ")]
@@ -214,7 +215,7 @@ class Catalogue:
     def label(self, english: str) -> Markup:
         """Return the attributes by which a cell of a narrow table names its column."""
         return Markup('data-label="{}" data-label-zh="{}"').format(
-            english, self.chinese(english) or english
+            _shown(english), _shown(self.chinese(english) or english)
         )
 
     def drawing(self, svg: Markup) -> Markup:
