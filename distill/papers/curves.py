@@ -135,13 +135,10 @@ def _unlike(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return in what the runs of one drawing differ, for its caption."""
     ends = {run["name"]: run["tokens"][-1] for run in runs}
     most, said = max(ends.values()), ""
-    short = [
-        f"{name} ends after {end:,} ({(most - end) / most:.0%} less)"
-        for name, end in ends.items()
-        if end < most
-    ]
-    if short:
-        said += f"; {wording.listed(short)} of {most:,} tokens"
+    for name, end in ends.items():
+        if end < most:
+            less = (most - end) / most
+            said += f"; {name} ends after {end:,} of {most:,} tokens ({less:.0%} less)"
     if len({run["text"] for run in runs if "text" in run}) > 1:
         said += "; held-out texts differ"
     return said

@@ -14,8 +14,7 @@ from markupsafe import Markup
 from audit.report.axes import number, times_ten
 from audit.report.charts import Interval, dot_interval_chart, time_split_bar
 from audit.report.frame import environment
-from audit.report.reveal import reveal
-from distill.papers import curves, wording
+from distill.papers import curves, glance, wording
 from distill.papers.comparison import alone, compared
 from distill.papers.curves import Drawing, Row
 from distill.terms import owed
@@ -28,6 +27,15 @@ MEASURES = (
     ("top1_agreement", "Top-1 agreement", "fraction of tokens, higher is closer"),
     ("bits_per_byte", "Bits per byte", "of held-out text, lower is better"),
     ("tokens_per_second", "Tokens per second", "scoring held-out text"),
+)
+# Those of the table, with their units.
+ALL_MEASURES = (
+    ("kl", "KL, teacher to student, nats per token"),
+    ("reverse_kl", "KL, student to teacher, nats per token"),
+    ("top1_agreement", "Top-1 agreement"),
+    ("bits_per_byte", "Bits per byte"),
+    ("perplexity", "Perplexity"),
+    ("tokens_per_second", "Tokens per second"),
 )
 # Anchor and heading of every section, in the order of the page.
 SECTIONS = (
@@ -77,8 +85,8 @@ def render_run(
     there |= {"bill": evaluation.get("bill"), "vocabulary": met, "served": served}
     sections = present(there)
     pages = environment(("audit.report", "distill.papers"))
-    pages.filters.update(amount=amount, large=large, listed=wording.listed)
-    pages.filters.update(permission=wording.permission, label=wording.label, counted=counted)
+    pages.filters.update(large=large, permission=wording.permission, label=wording.label)
+    pages.filters.update(counted=counted)
     return pages.get_template("distill.papers/run.html.j2").render(
         metrics=metrics,
         evaluation=evaluation,
@@ -88,7 +96,14 @@ def render_run(
         beginning=wording.beginning(manifest),
         sections=sections,
         place={anchor: at for at, (anchor, _) in enumerate(sections, start=1)},
+        changes=glance.changes(evaluation),
+        readings=glance.readings(sides),
+        sums=glance.sums(evaluation.get("bill")),
+        uneven=glance.uneven(metrics),
+        inputs=glance.inputs(manifest),
+        licence=glance.licence(manifest),
         measures=MEASURES,
+        all_measures=ALL_MEASURES,
         has_signal=manifest["run"]["role"] != "control",
         comparison=sides,
         behind=behind(sides),
@@ -134,12 +149,14 @@ def behind(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
     return drawn
 
 
-def answers(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return each prompt with who answered what: its teachers first, the student last."""
+def answers(
+    samples: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[tuple[str | None, str]]]]:
+    """Return each prompt with who answered what: its teachers by name, then the student."""
     found = []
     for sample in samples:
-        who = [(f"Teacher {name}", text) for name, text in sample["teachers"].items()]
-        found.append((sample["prompt"], [*who, ("Student", sample["student"])]))
+        who: list[tuple[str | None, str]] = list(sample["teachers"].items())
+        found.append((sample["prompt"], [*who, (None, sample["student"])]))
     return found
 
 
@@ -175,11 +192,6 @@ def shared(teachers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the teachers with `share`: each one's part of all tokens that a teacher spoke of."""
     whole = sum(teacher.get("tokens", 0) for teacher in teachers)
     return [{**t, "share": t["tokens"] / whole if whole else None} for t in teachers]
-
-
-def amount(line: Mapping[str, Any]) -> Markup:
-    """Return the amount of a bill's line with its unit."""
-    return Markup("{} {}").format(large(line["value"]), reveal(line["unit"]))
 
 
 def counted(value: object) -> object:

@@ -122,9 +122,10 @@ def _served() -> dict[str, Any]:
         "says": "prompt_logprobs",
         "model": "example/teacher-b-2026-10",
         "checks": [
-            {"name": "answer", "outcome": "ok", "seen": "16 words; stopped at the limit"},
-            {"name": "seed", "outcome": "unsupported", "seen": "equal seeds, other answers"},
-            {"name": "prompt_logprobs", "outcome": "ok", "seen": "of 12 of 12 tokens"},
+            {"name": "answer", "outcome": "ok", "seen": "112 characters, 0.31 s"},
+            {"name": "seed", "outcome": "failed", "seen": "the same seed gave two answers"},
+            {"name": "prompt_logprobs", "outcome": "ok",
+             "seen": "17 tokens of token ids, 20 at each but the first"},
         ],
         "agreement": {"positions": 32, "kl": 0.0012, "worst": 0.0131, "same_best": 0.97,
                       "late": 1.62, "threshold": 0.05},

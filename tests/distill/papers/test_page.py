@@ -12,6 +12,7 @@ from tests.fakes import records
 from tests.fakes.pages import (
     HOSTILE,
     Page,
+    apart,
     assert_policy_allows_the_style_alone,
     assert_self_contained,
     drawings,
@@ -50,7 +51,7 @@ def prose(page: str) -> str:
 def section(page: str, anchor: str) -> str:
     """Return the words of one section, those of neighbouring cells apart."""
     (found,) = re.findall(rf'<section id="{anchor}">.*?</section>', page, re.DOTALL)
-    return prose(found.replace("><", "> <"))
+    return prose(apart(found))
 
 
 def titles(page: str) -> list[str]:
@@ -58,7 +59,8 @@ def titles(page: str) -> list[str]:
 
 
 def headings(page: str) -> list[str]:
-    return [html.unescape(found) for found in re.findall(r"<h2>(.*?)</h2>", page)]
+    """Return the headings that are numbered; that of the first screen is not."""
+    return [prose(found) for found in re.findall(r"<h2>(\d.*?)</h2>", page)]
 
 
 def test_the_page_is_self_contained(page, full):
@@ -90,7 +92,7 @@ def test_what_was_not_measured_has_no_tile():
     for side in ("before", "after"):
         evaluation[side] |= {"kl": None, "reverse_kl": None, "top1_agreement": None}
     tiles = re.findall(r'<div class="tile">\s*<h3>(.*?)</h3>', draw(evaluation=evaluation))
-    assert tiles == ["Bits per byte", "Tokens per second"]
+    assert [prose(tile) for tile in tiles] == ["Bits per byte", "Tokens per second"]
     assert "no divergence is known" in section(draw(evaluation=evaluation), "result")
     assert "no divergence is known" not in prose(draw())
 
@@ -167,6 +169,65 @@ def test_sections_are_numbered_without_gaps_and_reached_from_the_top(page, full)
         assert prose(nav) == " ".join(found)
     assert len(headings(page)) == 8
     assert len(headings(full)) == 14
+
+
+def glance(page: str) -> dict[str, str]:
+    """Return the first screen: each question with its answer, and the sections it leads to."""
+    found = re.search(r'<section id="glance">.*?</section>', page, re.DOTALL)
+    rows = re.findall(r"<dt>(.*?)</dt>(.*?)</div>", found[0] if found else "", re.DOTALL)
+    return {prose(asked): prose(apart(answer)) for asked, answer in rows}
+
+
+def test_the_first_screen_answers_five_questions_each_with_a_link(full):
+    said = glance(full)
+    assert list(said) == [
+        "Did it learn?",
+        "What did it cost?",
+        "Is it balanced?",
+        "What went in, what came out?",
+        "What may be published?",
+    ]
+    learnt, cost, balanced, went, publish = said.values()
+    assert learnt.startswith("Better by 3 of 3 held-out measures.")
+    assert "bits per byte 2.91 \u2192 to 1.19 (teacher: 0.971)" in learnt
+    assert (
+        "of 4 comparisons with its teacher: behind in 2, ahead in 1, not told apart in 1" in learnt
+    )
+    assert cost.startswith("2 min 52 s of capture, training and evaluation.")
+    assert "Energy: unknown" in cost and "Money together: at least 0.0861 EUR" in cost
+    assert "has 1.17 times the mean; 0 of 64 experts are idle." in balanced
+    assert went.startswith("3 in, 1 out, each with its digest.") and "Out: student" in went
+    assert "keeps the 2 obligations" in publish and "teacher-b, as stated: conditional" in publish
+    anchors = re.findall(r'<dd class="more">(.*?)</dd>', full, re.DOTALL)
+    assert all('<a href="#' in links for links in anchors) and len(anchors) == 5
+
+
+def test_a_measure_that_moved_the_other_way_is_not_called_better():
+    evaluation = records.evaluation()
+    evaluation["after"] |= {"kl": 3.5, "top1_agreement": 0.08}
+    learnt = glance(draw(evaluation=evaluation))["Did it learn?"]
+    assert learnt.startswith("Better by 1 of 3 held-out measures.")
+
+
+def test_the_first_screen_of_a_control_owes_nothing_and_that_of_an_heir_names_its_licence():
+    manifest = records.manifest("control")
+    page = draw(metrics=records.metrics(control=True), manifest=manifest)
+    assert "nothing is owed" in glance(page)["What may be published?"]
+    manifest = records.manifest()
+    manifest["student"]["inherited"] = {
+        "teacher": "teacher-a", "cache": 0.5, "experts": None, "depth": 1,
+    }  # fmt: skip
+    page = draw(manifest=manifest)
+    said = "holds weights of teacher-a, licence as stated: Apache-2.0"
+    assert said in glance(page)["What may be published?"]
+    lead = prose(page.split('<p class="lead">')[1].split("</p>")[0])
+    assert "inherits the weights of teacher-a, with 50% of the teacher's cache." in lead
+
+
+def test_a_run_without_steps_without_a_bill_and_without_experts_still_answers():
+    said = glance(draw(metrics=[]))
+    assert "no expert layers" in said["Is it balanced?"]
+    assert said["What did it cost?"].startswith("2 min 52 s")
 
 
 def test_a_control_says_that_it_had_no_signal_and_draws_no_kl():
@@ -292,7 +353,7 @@ def test_steps_that_take_turns_are_drawn_as_two_lines():
 
 
 def captions(page: str) -> list[str]:
-    return [html.unescape(found) for found in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
+    return [prose(found) for found in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
 
 
 def beside(**changes) -> str:
@@ -310,7 +371,7 @@ def test_runs_over_other_tokens_are_drawn_on_one_axis_and_their_budgets_told(ful
     right = [float(re.findall(r"([\d.]+) [\d.]+$", d)[0]) for d in lines[2:]]
     assert right[1] - 54 == pytest.approx((right[0] - 54) * 200_000 / 245_760, abs=0.1)
     assert (
-        "Held-out KL to the teacher; given text ends after 200,000 (19% less) of 245,760 tokens"
+        "Held-out KL to the teacher; given text ends after 200,000 of 245,760 tokens (19% less)"
     ) in captions(page)
     assert "Held-out KL to the teacher" in captions(full)
 
@@ -452,7 +513,7 @@ def test_a_served_teacher_has_no_vocabulary_to_tell_of():
 def test_what_was_seen_of_a_server_stands_with_its_verdict(full, page):
     text = section(full, "served")
     assert "teacher-b example/teacher-b-2026-10, asked for prompt logprobs." in text
-    assert "seed equal seeds, other answers unsupported" in text
+    assert "seed the same seed gave two answers failed" in text
     assert (
         "agreement with the same model on disk KL 0.0012 nats a token over 32 positions, 0.0131 at "
         "the worst; the same likeliest token at 97 %; 0.05 is allowed ok" in text
