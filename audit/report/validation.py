@@ -16,6 +16,7 @@ from audit.attest import digest
 from audit.evidence import Verdict
 from audit.lineup import ruling
 from audit.lineup.case import Stratum
+from audit.population import wilson
 from audit.report.axes import spread
 from audit.report.charts import Interval
 from audit.report.frame import MOST_BYTES, environment
@@ -42,6 +43,18 @@ RELATIONS = {
     "derivative": "the same weights, tuned further or asked otherwise",
     "edited": "rewrites another model's answers",
 }
+# Anchor and heading of every section, in the order of the page: first where the audit is wrong.
+SECTIONS = (
+    ("answer", "Wrong, right, silent"),
+    ("calibration", "Calibration of p on unrelated pairs"),
+    ("ratios", "Likelihood ratios"),
+    ("relations", "By relation"),
+    ("populations", "Populations, group by group"),
+    ("confusion", "What was found of documented relations"),
+    ("doubtful", "False or doubtful"),
+    ("checks", "Checks of supported findings"),
+    ("limits", "Settings, digests, and what this page cannot say"),
+)
 FOUND = (
     *(ruling.TRAINED, ruling.SAME_WEIGHTS, ruling.NOT_SEPARATED),
     *(Verdict.INCONCLUSIVE.value, Verdict.NOT_SUPPORTED.value, Verdict.INSUFFICIENT.value),
@@ -77,6 +90,23 @@ class RoleRow:
     pairs: int
     supported: int
     accused: int  # suspects with at least one such pair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrongFamilies:
+    """Families with a documented negative, and those of them with a false finding.
+
+    Attributes:
+        families: how many have a documented negative.
+        concerned: how many have one that is SUPPORTED.
+        share: of them, with its 95 % Wilson interval from `low` to `high`.
+    """
+
+    families: int
+    concerned: int
+    share: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +171,9 @@ def _draw(found: Validation, room: Room) -> str:
         scale=SCALE,
         metrics_sha256=digest(found.metrics),
         settings={**asdict(found.rules), "least_prompts": found.least_prompts},
+        sections=SECTIONS,
+        place={anchor: at for at, (anchor, _) in enumerate(SECTIONS, start=1)},
+        wrong=wrong_families(found.judged),
         roles=role_rows(found.judged),
         tippett=_tippett(found.judged),
         shares=ratio_shares(found.judged),
@@ -150,7 +183,7 @@ def _draw(found: Validation, room: Room) -> str:
         groups=[_group_row(name, rows) for name, rows in by_group(found.judged).items()],
         populations=_populations(lanes, models),
         models_a_mark=models,
-        columns=found_columns(found.metrics["relations_found"]),
+        columns_found=found_columns(found.metrics["relations_found"]),
         against=[one for one in supported if one.truth == "negative"],
         undecided=[one for one in supported if one.truth == "unknown"],
         missed=[one for one in found.judged if is_missed(one)],
@@ -187,6 +220,23 @@ def role_rows(judged: Sequence[Judged]) -> list[RoleRow]:
                 )
             )
     return rows
+
+
+def wrong_families(judged: Sequence[Judged]) -> WrongFamilies | None:
+    """Return how many families have a false finding; None without a documented negative."""
+    negative = [one for one in judged if one.truth == "negative"]
+    families = {one.family for one in negative}
+    concerned = {one.family for one in negative if is_supported(one)}
+    if not families:
+        return None
+    low, high = wilson(len(concerned), len(families))
+    return WrongFamilies(
+        families=len(families),
+        concerned=len(concerned),
+        share=len(concerned) / len(families),
+        low=low,
+        high=high,
+    )
 
 
 def ratios(judged: Sequence[Judged], truth: str) -> list[float]:

@@ -10,6 +10,7 @@ import pytest
 from audit.attest import digest
 from audit.evidence import Verdict
 from audit.lineup.ruling import SAME_WEIGHTS, TRAINED
+from audit.population import wilson
 from audit.report.frame import MOST_BYTES
 from audit.report.validation import (
     MOST_SHARES,
@@ -19,12 +20,14 @@ from audit.report.validation import (
     ratio_shares,
     render,
     role_rows,
+    wrong_families,
 )
 from audit.validation.rates import confusion
 from tests.fakes import validations
 from tests.fakes.pages import (
     HOSTILE,
     Page,
+    apart,
     assert_policy_allows_the_style_alone,
     assert_self_contained,
     drawings,
@@ -73,12 +76,12 @@ def test_the_page_prints_the_digests_of_the_bank_and_of_its_metrics(page):
 
 def test_sections_come_in_the_order_a_reviewer_asks(page):
     assert re.findall(r'<section id="([^"]*)"', page) == [
-        "answer", "relations", "ratios", "calibration", "populations", "confusion", "doubtful",
-        "checks", "limits",
+        "glance", "answer", "calibration", "ratios", "relations", "populations", "confusion",
+        "doubtful", "checks", "limits",
     ]  # fmt: skip
 
 
-def test_right_wrong_and_silent_are_counted_in_the_first_paragraph():
+def test_wrong_right_and_silent_are_counted_on_the_first_screen():
     found = [
         judged("s-1", truth="positive", verdict=SUPPORTED),
         judged("s-2", truth="positive", verdict=NOT_SUPPORTED),
@@ -88,11 +91,16 @@ def test_right_wrong_and_silent_are_counted_in_the_first_paragraph():
         judged("v-1", role="vendor"),
         judged("s-4", truth="unknown", verdict=SUPPORTED),
     ]
-    said = prose(section(render(validation(found)), "answer"))
-    assert "Each of 7 models of 7 families" in said and "against 1 group of teachers" in said
-    assert "Of 3 pairs that documents call related, 1 came out as supported" in said
-    assert "of 3 pairs that they call unrelated, 2 (controls 2, vendors 0)" in said
-    assert "answered a share of 0.833 of these pairs" in said
+    page = render(validation(found))
+    lead = prose(page.split('<p class="lead">')[1].split("</p>")[0])
+    assert "Each of 7 models of 7 families" in lead and "against 1 groups of teachers" in lead
+    said = prose(apart(section(page, "glance")))
+    wrong, right = said.split("How often is it right?")
+    assert "Of 3 pairs that documents call unrelated, 2 came out as supported." in wrong
+    assert "families concerned: 2 of 3, a share of 0.667; 95 % interval 0.208 to 0.939" in wrong
+    assert "control: 2 of 2 vendor: 0 of 1" in wrong
+    assert "Of 3 pairs that documents call related, 1 came out as supported." in right
+    assert "answered a share of 0.833 of these pairs" in right
 
 
 def test_every_rate_of_a_relation_stands_in_its_column():
@@ -135,6 +143,19 @@ def test_documented_negatives_are_counted_by_role_with_their_families():
         RoleRow(role="control", suspects=1, families=1, pairs=1, supported=0, accused=0),
         RoleRow(role="student", suspects=2, families=1, pairs=3, supported=2, accused=1),
     ]
+
+
+def test_families_with_a_false_finding_are_counted_once():
+    found = [
+        judged("a", "g-1", family="f", verdict=SUPPORTED),
+        judged("b", "g-2", family="f", verdict=SUPPORTED),
+        judged("c", "g-1", family="g"),
+        judged("d", "g-1", family="h", truth="positive", verdict=SUPPORTED),
+    ]
+    wrong = wrong_families(found)
+    assert wrong is not None and (wrong.concerned, wrong.families, wrong.share) == (1, 2, 0.5)
+    assert (wrong.low, wrong.high) == wilson(1, 2)
+    assert wrong_families(found[3:]) is None
 
 
 def test_groups_keep_the_banks_order_though_members_are_not_asked_about_their_own():
