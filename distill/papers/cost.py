@@ -153,8 +153,8 @@ def _whose(config: RunConfig) -> str:
 def _unused(read: _Read) -> Line:
     return work.unrecorded(
         "Student, writing what no step read",
-        f"{read.unused} rows were written for steps that the run does not have; make train.steps "
-        "fit rollout.refresh_steps",
+        f"{read.unused} rows were written for steps that the run does not have, so make "
+        "train.steps fit rollout.refresh_steps",
     )
 
 

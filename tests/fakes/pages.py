@@ -3,8 +3,11 @@
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from xml.etree import ElementTree
+
+from jinja2 import Environment, nodes
 
 HOSTILE = (
     "</style></pre><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -83,6 +86,78 @@ def assert_policy_allows_the_style_alone(html: str) -> None:
     assert "script-src" not in rules
     assert {"name": "referrer", "content": "no-referrer"} in metas
     assert not re.search(r"url\(|@import|@font-face", css)
+
+
+_SENTENCE = re.compile(r"[A-Z][a-z].*\S|[A-Z]")
+
+
+def said_by(template: str) -> set[str]:
+    """Return the English that a template has Chinese for, or must have: its own words.
+
+    These are what it gives to `say`, `label`, `told` and `title`, and the sentences, told by their
+    capital, that it gives to a macro.
+    """
+    tree, found = Environment().parse(template), set()
+    for call in tree.find_all(nodes.Call):
+        by_name = isinstance(call.node, nodes.Name) and call.node.name in ("say", "label")
+        given = [one for arg in call.args for one in (arg, *arg.find_all(nodes.Const))]
+        texts = [one.value for one in given if isinstance(one, nodes.Const)]
+        words = [text for text in texts if isinstance(text, str)]
+        found |= set(words[:1] if by_name else filter(_SENTENCE.fullmatch, words))
+    for used in tree.find_all(nodes.Filter):
+        if used.name in ("told", "title") and isinstance(used.node, nodes.Const):
+            found.add(used.node.value)
+    return found
+
+
+AS_IT_IS = {"code", "pre", "style", "data"}
+NO_WORDS_OF_OURS = {"text", "sample", "digest", "languages", "en"}
+
+
+class _Reading(HTMLParser):
+    """What a Chinese reader meets, text by text, and whether it is marked as Chinese."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[tuple[bool, bool]] = [(True, False)]  # shown, Chinese
+        self.met: list[tuple[str, bool]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in VOID:
+            return
+        given = dict(attrs)
+        shown, chinese = self.open[-1]
+        chinese = chinese or given.get("lang") == "zh-Hans"
+        as_it_is = tag in AS_IT_IS or given.get("class") in NO_WORDS_OF_OURS
+        drawn = tag in ("title", "desc") and not chinese  # stands beside its Chinese
+        self.open.append((shown and not as_it_is and not drawn, chinese))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        shown, chinese = self.open[-1]
+        if shown and data.strip():
+            self.met.append((data.strip(), chinese))
+
+
+_WORD = re.compile(r"[A-Za-z]{3,}")
+_ENGLISH = re.compile(r"\b(?:a|and|are|at|by|from|has|in|is|of|on|that|the|this|to|with)\b")
+
+
+def left_in_english(html: str, names: Iterable[str]) -> list[str]:
+    """Return what a Chinese reader of a page would meet in English, save these names."""
+    assert html.count("<desc>") == html.count('<desc lang="zh-Hans">')
+    left = []
+    for text, chinese in _Reading(html).met:
+        bare = text
+        for name in sorted(names, key=len, reverse=True):
+            bare = bare.replace(name, "")
+        if (_ENGLISH if chinese else _WORD).search(bare):
+            left.append(text)
+    return left
 
 
 def drawings(html: str) -> list[ElementTree.Element]:
