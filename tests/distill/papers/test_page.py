@@ -543,6 +543,10 @@ def test_hostile_text_is_shown_and_never_obeyed():
     evaluation["served"] = [{**stated, "checks": checks, "agreement": None}]
     evaluation["bill"]["lines"][0] |= dict.fromkeys(("name", "unit", "formula", "source"), HOSTILE)
     manifest["device"]["name"] = HOSTILE
+    manifest["student"]["inherited"] = {
+        "teacher": HOSTILE, "cache": 0.5, "experts": None, "depth": 1,
+    }  # fmt: skip
+    manifest["outputs"][0] = dict.fromkeys(("name", "kind", "sha256", "note"), HOSTILE)
     manifest["inputs"][0] = dict.fromkeys(("name", "kind", "sha256", "note"), HOSTILE)
     stated = ("owner", "url", "retrieved", "sha256", "permits_training", "basis")
     manifest["teachers"][1] |= {
