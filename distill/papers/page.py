@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from audit.report.axes import number, times_ten
 from audit.report.charts import Interval, dot_interval_chart, time_split_bar
-from audit.report.frame import environment
+from audit.report.frame import cut, environment
 from distill.papers import curves, glance, wording
 from distill.papers.comparison import alone, compared
 from distill.papers.curves import Drawing, Row
@@ -86,7 +86,7 @@ def render_run(
     sections = present(there)
     pages = environment(("audit.report", "distill.papers"))
     pages.filters.update(large=large, permission=wording.permission, label=wording.label)
-    pages.filters.update(counted=counted)
+    pages.filters.update(counted=counted, cut=cut)
     return pages.get_template("distill.papers/run.html.j2").render(
         metrics=metrics,
         evaluation=evaluation,

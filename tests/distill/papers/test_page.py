@@ -529,6 +529,13 @@ def test_each_teachers_answer_stands_beside_the_students():
     )
 
 
+def test_a_long_answer_says_how_much_is_left_out():
+    evaluation = records.evaluation()
+    evaluation["samples"][0]["student"] = "word " * 1_000
+    text = section(draw(evaluation=evaluation), "answers")
+    assert "word [\u2026 999 more characters in the JSON file]" in text
+
+
 def test_hostile_text_is_shown_and_never_obeyed():
     evaluation, manifest = records.full_evaluation(), records.full_manifest()
     evaluation["samples"] = [
