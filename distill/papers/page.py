@@ -14,6 +14,7 @@ from markupsafe import Markup
 from audit.report.axes import number, times_ten
 from audit.report.charts import Interval, dot_interval_chart, time_split_bar
 from audit.report.frame import cut, environment
+from audit.report.reveal import reveal_all
 from distill.papers import curves, glance, wording
 from distill.papers.comparison import alone, compared
 from distill.papers.curves import Drawing, Row
