@@ -14,6 +14,7 @@ from audit.report.reveal import reveal
 
 WIDTH = 440
 CHARACTER = 7.6
+LONGEST = 56  # characters of an axis label
 _SUPERSCRIPT = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -152,5 +153,6 @@ def bottom_axis(scale: Scale, y: float, label: str, *, top: float) -> list[Marku
         parts.append(line(scale(value), top, scale(value), y, "grid"))
         parts.append(text(scale(value), y + 17, number(value), anchor="middle"))
     parts.append(line(scale.start, y, scale.end, y, "axis"))
-    parts.append(text((scale.start + scale.end) / 2, y + 35, label, anchor="middle", kind="label"))
+    named = shorten(label, LONGEST)
+    parts.append(text((scale.start + scale.end) / 2, y + 35, named, anchor="middle", kind="label"))
     return parts

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from audit.evidence import Member, PromptRow
 from audit.report.axes import (
     CHARACTER,
+    LONGEST,
     WIDTH,
     Scale,
     at,
@@ -103,7 +104,7 @@ def _left_axis(up: Scale, label: str) -> list[Markup]:
     ticks = up.ticks()
     exponent = 0 if up.log else power_of_ten(ticks)
     note = times_ten(exponent) + (" (log scale)" if up.log else "")
-    parts = [text(2, 14, label + note, kind="label")]
+    parts = [text(2, 14, shorten(label, LONGEST - len(note)) + note, kind="label")]
     for value in ticks:
         parts.append(line(LEFT, up(value), RIGHT, up(value), "grid"))
         label = number(value / 10**exponent)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from audit.evidence import Member, PromptRow
-from audit.report.axes import WIDTH, Scale, log_spread, number, power_of_ten, shorten, spread
+from audit.report.axes import (
+    LONGEST,
+    WIDTH,
+    Scale,
+    log_spread,
+    number,
+    power_of_ten,
+    shorten,
+    spread,
+)
 from audit.report.charts import (
     Interval,
     Series,
@@ -216,3 +225,9 @@ def test_a_logarithmic_scale_over_any_values_has_a_few_positive_ticks(values):
 
 def test_a_long_label_keeps_both_ends():
     assert shorten("teacher-a-student-seed-0", 12) == "teacher\u2026ed-0"
+
+
+def test_an_axis_label_too_long_for_the_drawing_is_cut_and_not_hidden():
+    drawn = strip_plot([Member(name="m", role="suspect", score=1.0)], title="t", x_label="u" * 90)
+    (label,) = re.findall(r"<text[^>]*>(u[^<]*)</text>", drawn)
+    assert len(label) == LONGEST and "\u2026" in label
