@@ -94,7 +94,8 @@ class Plan:
 def plan(
     documents: Documents, pool: Pool | None, *, window: int, heads: int, device: torch.device
 ) -> Plan:
-    """Return how to cut this stream."""
+    """Return how to cut this stream, for windows no wider than its longest document."""
+    window = min(window, max(documents.lengths))
     entries = pool.entries if pool is not None and pool.entries.count else None
     chosen = 0
     if entries is not None and pool is not None and pool.choice_NK is not None:

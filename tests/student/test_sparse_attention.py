@@ -135,6 +135,12 @@ def test_how_the_stream_is_cut_changes_nothing(window, kind):
         torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
 
 
+def test_a_window_beyond_the_text_costs_no_more_than_the_text():
+    whole, wider = (Case((40, 3, 17), "all", window) for window in (40, 8192))
+    assert wider.cut.reach == whole.cut.reach == 64
+    assert torch.equal(wider.own()[0], whole.own()[0])
+
+
 @pytest.mark.parametrize("kind", POOLS)
 def test_tiles_cover_the_stream_in_order_and_fit_their_room(kind):
     case = Case((40, 3, 2, 90, 17) * 3, kind, 16)
