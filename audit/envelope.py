@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit.errors import AuditError, InputError
 from audit.files import write_json
-from audit.inspection import Row, load
+from audit.inspection import GONE, Row, load_own
 from audit.statement import ENVELOPE, STATEMENT
 
 if TYPE_CHECKING:
@@ -101,10 +101,9 @@ def of_envelope(directory: Path, key: Path | None) -> Row:
 
 
 def _seen(directory: Path, public: "SSlibKey | None") -> tuple[bool | None, str]:
-    path = directory / ENVELOPE
-    if not path.exists() and not path.is_symlink():
+    envelope, problem = load_own(directory, ENVELOPE)
+    if problem == GONE:
         return (None, UNSIGNED) if public is None else (False, "is not there")
-    envelope, problem = load(path)
     if problem:
         return False, problem
     opened = _opened(envelope)
@@ -213,7 +212,7 @@ def _pem(path: Path) -> bytes:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes() if path.is_file() else None
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else None
     except OSError:
         return None
 

@@ -40,11 +40,14 @@ def report_of(value: Any) -> Report:
         raise ValueError(f"{kind}: it is no object")
     try:
         report = from_json(value)
+        again = canonical_bytes(to_json(report))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{kind}: {where}: {first['msg']}") from error
-    if canonical_bytes(to_json(report)) != canonical_bytes(value):
+    except RecursionError as error:
+        raise ValueError(f"{kind}: it is nested too deeply") from error
+    if again != canonical_bytes(value):
         raise ValueError(f"{kind}: a field is left out, or is of another type than it should be")
     return report
 
@@ -57,7 +60,7 @@ def page(report: Report) -> str:
     """
     try:
         return render(report)
-    except (ArithmeticError, LookupError) as error:
+    except (ArithmeticError, LookupError, RecursionError) as error:
         raise ValueError(f"it cannot be drawn: {type(error).__name__}: {error}") from error
 
 

@@ -74,6 +74,16 @@ def load(path: Path) -> tuple[Any, str]:
         return None, f"cannot be read as JSON: {error}"
 
 
+def load_own(directory: Path, name: str) -> tuple[Any, str]:
+    """Return the same of a file of `directory`; no link is followed, wherever it leads."""
+    try:
+        if (directory / name).is_symlink():
+            return None, "is a link"
+    except OSError as error:
+        return None, _unread(error)
+    return load(directory / name)
+
+
 def named(statement: Any) -> dict[str, str]:
     """Return the sha256 of every subject by name.
 
@@ -96,7 +106,7 @@ def named(statement: Any) -> dict[str, str]:
 
 def of_statement(directory: Path) -> tuple[Row, Mapping[str, str]]:
     """Return the row of statement.json itself, and its subjects where they can be believed."""
-    value, problem = load(directory / STATEMENT)
+    value, problem = load_own(directory, STATEMENT)
     if value is None:
         return Row(what=STATEMENT, ok=False, seen=problem), {}
     try:

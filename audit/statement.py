@@ -23,6 +23,7 @@ STATEMENT = "statement.json"
 ENVELOPE = "statement.sig.json"
 TYPE = "https://in-toto.io/Statement/v1"
 OWN = "spiritsafe_sha256"
+_DIRECTORY = "is a directory"
 TREE = "spiritsafe_tree_sha256"  # `attest.tree_digest`: of a directory, so no file's sha256
 
 
@@ -62,11 +63,12 @@ def files_under(directory: Path, skip: Callable[[str], bool] = lambda name: Fals
             name = _name(entry, directory)
             if skip(name):
                 continue
-            if entry.is_dir() and not entry.is_symlink():
+            reason = _odd(entry, root)
+            if reason == _DIRECTORY:
                 waiting.append(entry)
             elif name in plain or name in odd:
                 odd[name] = "another file has the same name, once both are written as UTF-8"
-            elif reason := _odd(entry, root):
+            elif reason:
                 odd[name] = reason
             else:
                 plain[name] = entry
@@ -79,15 +81,16 @@ def _name(path: Path, directory: Path) -> str:
 
 
 def _odd(entry: Path, root: Path) -> str:
-    """Return why an entry that is no plain directory is no file to hash; empty if it is one."""
+    """Return why an entry is no file to hash, a plain directory among them; empty if it is one."""
     try:
         if entry.is_symlink() and not entry.resolve().is_relative_to(root):
             return "is a link to somewhere else"
-        if not entry.is_file():
-            return "is neither a file nor a plain directory"
-    except (OSError, RuntimeError):  # a link in a circle
-        return "is a link that leads nowhere"
-    return ""
+        if entry.is_file():
+            return ""
+        plain = entry.is_dir() and not entry.is_symlink()
+        return _DIRECTORY if plain else "is neither a file nor a plain directory"
+    except (OSError, RuntimeError) as error:  # the latter of a link in a circle
+        return f"cannot be looked at: {error}"
 
 
 def resource(

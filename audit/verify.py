@@ -9,6 +9,7 @@ from pathlib import Path
 
 from audit import claims, envelope, filed, inspection
 from audit.errors import InputError
+from audit.evidence import Report
 from audit.inspection import Inspection, Row
 from audit.response_log import misfiled
 from audit.statement import ENVELOPE, STATEMENT, files_under
@@ -34,11 +35,13 @@ def inspect(path: Path, key: Path | None = None) -> Inspection:
     try:
         is_directory = path.is_dir()
         place = path if is_directory else path.parent
-        known = [name for name in (STATEMENT, ENVELOPE, REPORT, PAGE, METRICS) if _has(place, name)]
         found = is_directory or _has(place, path.name)
+        ours = any(_has(place, name) for name in (REPORT, PAGE, METRICS))
+        stated = any(_has(place, name) for name in (STATEMENT, ENVELOPE))
+        is_run = _has(place, "manifest.json") and not ours
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be looked at: {error}.") from error
-    if not found or not (known or path.name in (REPORT, PAGE)):
+    if not found or is_run or not (ours or stated):
         raise InputError(
             f"{path} is no audit, no validation, and no file of one; name what `audit probe` or "
             "`audit validate` wrote (`distill verify` looks at runs and stores)."
@@ -85,7 +88,7 @@ def _of_file(place: Path, name: str, key: Path | None) -> Iterator[Row]:
 
 def _of_report(place: Path) -> Iterator[Row]:
     """Yield whether report.json fits its schema, and whether report.html is what is drawn of it."""
-    value, problem = inspection.load(place / REPORT)
+    value, problem = inspection.load_own(place, REPORT)
     try:
         if problem:
             raise ValueError(problem)
@@ -95,20 +98,21 @@ def _of_report(place: Path) -> Iterator[Row]:
         yield Row(what=DRAWING, ok=None, seen=f"not compared: {REPORT} cannot be drawn")
         return
     yield Row(what=SCHEMA, ok=True, seen=report.schema)
-    if not (place / PAGE).is_file():
-        yield Row(what=DRAWING, ok=None, seen=f"not compared: there is no {PAGE}")
-        return
+    ok, seen = _compared(place / PAGE, report)
+    yield Row(what=DRAWING, ok=ok, seen=seen)
+
+
+def _compared(page: Path, report: Report) -> tuple[bool | None, str]:
+    """Return whether the file `page` is what is drawn of `report`, and what to say of it."""
     try:
-        same = (place / PAGE).read_bytes() == filed.page(report).encode()
+        if page.is_symlink() or not page.is_file():
+            return None, f"not compared: there is no file {PAGE}"
+        same = page.read_bytes() == filed.page(report).encode()
     except (OSError, ValueError) as error:
-        yield Row(what=DRAWING, ok=False, seen=f"cannot be compared: {error}")
-        return
+        return False, f"cannot be compared: {error}"
     if not same and report.tool != claims.tool():
-        seen = f"not compared: it was drawn by {report.tool}, and this is {claims.tool()}"
-        yield Row(what=DRAWING, ok=None, seen=seen)
-        return
-    said = f"what `audit report` draws of {REPORT}" if same else f"is not what {REPORT} gives"
-    yield Row(what=DRAWING, ok=same, seen=said)
+        return None, f"not compared: it was drawn by {report.tool}, and this is {claims.tool()}"
+    return same, f"what `audit report` draws of {REPORT}" if same else f"is not what {REPORT} gives"
 
 
 def _of_log(path: Path, name: str) -> Row:

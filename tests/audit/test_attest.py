@@ -115,6 +115,19 @@ def test_canonical_bytes_come_back_as_they_were_once_they_are_read(value):
     assert digest(value) == hashlib.sha256(data).hexdigest()
 
 
+exact = st.recursive(
+    st.none() | st.booleans() | st.integers(-LARGEST, LARGEST) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="ascii")), inner),
+)
+
+
+@settings(deadline=None)
+@given(exact)
+def test_without_fractions_and_odd_keys_plain_sorted_json_has_the_same_bytes(value):
+    plain = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert canonical_bytes(value) == plain.encode()
+
+
 @settings(deadline=None)
 @given(values, st.sampled_from([(", ", ": "), (",", ":")]), st.booleans())
 def test_other_spellings_of_a_value_have_the_same_canonical_bytes(value, separators, ascii_only):

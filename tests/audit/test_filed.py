@@ -81,6 +81,26 @@ def test_what_is_no_report_is_refused_in_one_sentence(tmp_path, data):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("depth", [50, 150, 300, 500, 700, 900, 980])
+def test_a_report_of_any_depth_is_drawn_or_refused(tmp_path, depth):
+    deep: list[object] = []
+    for _ in range(depth):
+        deep = [deep]
+    value = to_json(reports.report()) | {"settings": {"deep": 0}}
+    data = canonical_bytes(value).replace(b'"deep":0', b'"deep":' + b"[" * depth + b"]" * depth)
+    (tmp_path / "report.json").write_bytes(data)
+    try:
+        assert drawn(tmp_path / "report.json").lower().startswith("<!doctype html>")
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_report_that_no_page_can_show_is_refused_in_one_sentence(tmp_path):
+    report = dataclasses.replace(reports.report(), command="x" * 2_100_000)
+    with pytest.raises(InputError, match="would exceed 2000000 bytes; give a report"):
+        drawn(written(report, tmp_path / "report.json"))
+
+
 def test_no_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=r"give a report\.json"):

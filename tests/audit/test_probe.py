@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import audit.local
-from audit.attest import digest, file_digest, tree_digest
+from audit.attest import canonical_bytes, digest, file_digest, tree_digest
 from audit.config import AuditConfig
 from audit.errors import AuditError, InputError
 from audit.evidence import Report, Verdict, from_json, json_schema
@@ -30,6 +30,7 @@ from audit.population import holm
 from audit.probe import Outcome, probe
 from audit.report.render import render
 from audit.responses import read
+from audit.verify import inspect
 from tests.fakes.runs import Runs
 
 
@@ -365,6 +366,22 @@ def test_changed_answers_are_another_audit(answers, tmp_path):
     again = carry_out(answers, out)
     assert not again.reused
     assert again.report.settings["key"] != first.settings["key"]
+
+
+def test_a_signature_stays_while_nothing_changes_and_goes_with_what_it_signed(answers, tmp_path):
+    out = tmp_path / "out"
+    carry_out(answers, out)
+    (out / "statement.sig.json").write_text("{}")
+    assert carry_out(answers, out).reused and (out / "statement.sig.json").exists()
+    assert not carry_out(replace(answers, seed=1), out).reused
+    assert not (out / "statement.sig.json").exists()
+    assert inspect(out).ok
+
+
+def test_what_is_written_as_json_is_its_canonical_bytes(answers, tmp_path):
+    carry_out(answers, tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.json"):
+        assert path.read_bytes() == canonical_bytes(json.loads(path.read_bytes()))
 
 
 def model_files(path: Path, *, vocabulary: str = "one") -> Path:

@@ -64,8 +64,8 @@ def test_a_link_counts_as_a_file_only_if_it_stays_inside(place: Path, tmp_path: 
     os.mkfifo(place / "pipe")
     found = files_under(place)
     assert "inside" in found.plain
-    assert found.odd == {
-        "circle": "is a link that leads nowhere",
+    assert found.odd["circle"].startswith("cannot be looked at: ")
+    assert {name: said for name, said in found.odd.items() if name != "circle"} == {
         "directory": "is neither a file nor a plain directory",
         "nowhere": "is neither a file nor a plain directory",
         "outside": "is a link to somewhere else",

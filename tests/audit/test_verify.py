@@ -245,7 +245,9 @@ def test_links_pipes_and_directories_in_place_of_files_are_rows(originals, tmp_p
         copy = Path(shutil.copytree(originals["audit"], tmp_path / "copy"))
         (copy / name).unlink()
         (copy / name).symlink_to(originals["audit"] / name)
-        assert name in bad(inspect(copy)), name
+        told = bad(inspect(copy))
+        assert name in told, name
+        assert told.get(SCHEMA, "is a link") == "is a link"
         (copy / name).unlink()
         os.mkfifo(copy / name)
         assert name in bad(inspect(copy)), name
@@ -284,6 +286,16 @@ def test_a_file_that_came_alone_cannot_be_called_intact(place: Path, tmp_path, n
     found = inspect(alone)
     assert not found.ok and bad(found)["statement.json"] == GONE
     assert seen(found, name) == "not compared: nothing beside it names it"
+
+
+def test_a_run_is_left_to_the_other_command(tmp_path: Path, place: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    shutil.copy(place / "statement.json", tmp_path / "run")
+    with pytest.raises(InputError, match="`distill verify` looks at runs"):
+        inspect(tmp_path / "run")
+    (place / "manifest.json").write_text("{}")
+    assert bad(inspect(place)) == {"manifest.json": UNNAMED}
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path, place: Path):
