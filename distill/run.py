@@ -65,8 +65,8 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     done = claim(out, config)
     if done is not None:
         say(f"{out} is finished already; nothing to do")
-        if done["schema"] == CURRENT and not (out / STATEMENT).is_file():  # killed at the last step
-            provenance.write(out)
+        if done.get("schema") == CURRENT and not (out / STATEMENT).is_file():
+            _close(config, out)  # it was killed at the last step
         evaluation = files.read_json(out / "eval.json")
         return Outcome(out=out, evaluation=evaluation, manifest=done, reused=True)
     begin(out)
@@ -83,8 +83,7 @@ def _run(config: RunConfig, out: Path, *, say: Say, progress: Progress) -> Outco
     weights.save(model, ready.tokenizer, out / "student", inherited=record.inherited(config))
     _evaluate(session, model, ready, exam, notes)
     manifest = bundle.write(session, ready, model.config, _metrics(session))
-    _checkpoints(session).clear()
-    provenance.write(out)
+    _close(config, out)
     return Outcome(out=out, evaluation=notes.values, manifest=manifest, reused=False)
 
 
@@ -214,7 +213,7 @@ def _in_words(measured: Measured) -> str:
 def _train(session: Session, trainer: Trainer, exam: Examination) -> None:
     """Take the steps that are missing, from the last checkpoint on."""
     steps, every = session.config.train.steps, session.config.evaluate.every_steps
-    checkpoints = _checkpoints(session)
+    checkpoints = _checkpoints(session.config, session.out)
     saved = checkpoints.load()
     if saved is not None:
         trainer.restore(saved.tensors)
@@ -239,9 +238,14 @@ def _train(session: Session, trainer: Trainer, exam: Examination) -> None:
         )
 
 
-def _checkpoints(session: Session) -> Checkpoints:
-    seconds = session.config.checkpoint.sync_seconds
-    return Checkpoints(session.out / "checkpoints", sync_seconds=seconds)
+def _close(config: RunConfig, out: Path) -> None:
+    """Drop what training needed to go on, and write the statement over all that is left."""
+    _checkpoints(config, out).clear()
+    provenance.write(out)
+
+
+def _checkpoints(config: RunConfig, out: Path) -> Checkpoints:
+    return Checkpoints(out / "checkpoints", sync_seconds=config.checkpoint.sync_seconds)
 
 
 def _step_in_words(row: Row) -> str:

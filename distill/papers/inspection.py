@@ -17,7 +17,7 @@ from typing import Any
 
 from audit import envelope, inspection
 from audit.attest import digest, parse
-from audit.inspection import GONE, UNNAMED, Inspection, Row
+from audit.inspection import CHANGED, GONE, UNNAMED, Inspection, Row
 from audit.statement import OWN, STATEMENT, files_under
 from distill import materials
 from distill.errors import InputError
@@ -132,14 +132,16 @@ def _shared(path: Path, row: Row, subjects: Mapping[str, str]) -> Row:
         return row
     if row.seen == UNNAMED:
         return replace(row, ok=None, seen=_ADDED)
-    if row.what.endswith(_LOGS) and _begins(path / row.what, subjects.get(row.what, "")):
+    is_other = row.what.endswith(_LOGS) and row.seen.startswith(CHANGED)
+    if is_other and _begins(path / row.what, subjects[row.what]):
         return replace(row, ok=True, seen=_LONGER)
     return row
 
 
 def _begins(log: Path, sha256: str) -> bool:
     """Tell whether a log begins with what has this digest, and only whole entries follow."""
-    read, found = hashlib.sha256(), False
+    read = hashlib.sha256()
+    found = read.hexdigest() == sha256
     try:
         with log.open("rb") as stream:
             for line in stream:
@@ -184,10 +186,10 @@ def _against_manifest(
 ) -> Iterator[Row]:
     for output in manifest["outputs"]:
         yield _output(path, output)
+    config = _bytes(path / render.CONFIG) or b""
+    if digest(config.decode("utf-8", errors="replace")) != manifest["config_sha256"]:
+        yield Row(what=render.CONFIG, ok=False, seen="is not the one that the manifest names")
     try:
-        config = digest((path / render.CONFIG).read_text(encoding="utf-8"))
-        if config != manifest["config_sha256"]:
-            yield Row(what=render.CONFIG, ok=False, seen="is not the one that the manifest names")
         yield from pinned.inputs(path, manifest, reports)
     except (OSError, ValueError) as error:
         yield Row(what="what the run read", ok=False, seen=f"cannot be looked at: {error}")
@@ -196,7 +198,10 @@ def _against_manifest(
 def _output(path: Path, output: dict[str, Any]) -> Row:
     name = output["name"]
     try:
-        changed = materials.changed(path, {"outputs": [output]})
+        if not (path / name).resolve().is_relative_to(path.resolve()):
+            return Row(what=name, ok=False, seen="lies outside of the run")
+        there = (path / name).is_file() or (path / name).is_dir()  # a pipe would be waited for
+        changed = not there or materials.changed(path, {"outputs": [output]})
     except (OSError, ValueError) as error:
         return Row(what=name, ok=False, seen=f"cannot be looked at: {error}")
     seen = "is gone or was changed" if changed else output["sha256"]
@@ -206,6 +211,10 @@ def _output(path: Path, output: dict[str, Any]) -> Row:
 def _papers(path: Path, manifest: dict[str, Any]) -> Iterator[Row]:
     """Hold every paper, and what the statement claims, against what the records give."""
     same_code = manifest["code"]["sha256"] == record.code_digest()
+    for name in (render.EVALUATION, render.METRICS, render.CONFIG):
+        if not (path / name).is_file():
+            yield Row(what=name, ok=False, seen=GONE)
+            return
     try:
         records = render.read(path)
         made = render.papers(records)
@@ -239,6 +248,6 @@ def _claim(path: Path) -> Any:
 
 def _bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else None
     except OSError:
         return None

@@ -27,14 +27,14 @@ def inputs(path: Path, manifest: dict[str, Any], reports: Sequence[StoreReport])
     named = {row["sha256"] for row in rows}
     signals, own = path / "signals", path / "rollouts"
     stores = [report for report in reports if report.path.is_relative_to(signals)]
-    logs = [sha256 for log in signals.glob(f"*/{RESPONSES}") for sha256 in _begins(log, named)]
-    kept = [file_digest(file) for file in signals.glob("*/answers/accepted.jsonl")]
+    logs = [sha256 for log in _files(signals, RESPONSES) for sha256 in _begins(log, named)]
+    kept = [file_digest(file) for file in _files(signals, "answers/accepted.jsonl")]
     there = {
         "teacher signals": [_sha256(report) for report in stores],
         "teacher's answers": logs,
         "answers a teacher wrote": [*kept, *logs],
         "student's answers": _writings(own),
-        "answers on the way": [file_digest(log) for log in own.glob(f"served/{RESPONSES}")],
+        "answers on the way": [file_digest(log) for log in _files(own, RESPONSES)],
     }
     for row in rows:
         if row["kind"] in there and row["sha256"] != digest([]):  # of a log that was never begun
@@ -43,6 +43,11 @@ def inputs(path: Path, manifest: dict[str, Any], reports: Sequence[StoreReport])
             if found:
                 left.remove(row["sha256"])  # of two that were alike one may be gone
             yield _told(row, found, strange=not named.issuperset(left))
+
+
+def _files(place: Path, name: str) -> list[Path]:
+    """Return the files of this name in the directories of `place`; a pipe would be waited for."""
+    return [path for path in place.glob(f"*/{name}") if path.is_file()]
 
 
 def _told(row: dict[str, Any], there: bool, *, strange: bool) -> Row:

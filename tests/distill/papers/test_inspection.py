@@ -1,11 +1,13 @@
 """What a run or a store is said to be is held against every byte of it."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from audit.attest import canonical_bytes
 from audit.inspection import Row
 from audit.statement import ENVELOPE, OWN, STATEMENT, statement, write
 from distill.errors import InputError
@@ -158,6 +160,29 @@ def test_records_in_any_state_are_rows_and_never_a_traceback(out, name, damage):
     (out / name).unlink()
     (out / name).mkdir()
     assert name in wrong(out)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.html", "config.yaml", "metrics.jsonl", "manifest.json", "eval.json", STATEMENT]
+)
+def test_a_pipe_in_a_files_place_is_not_waited_for(out, name):
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    os.mkfifo(out / "signals/tiny/responses.jsonl")
+    assert name in wrong(out)
+
+
+def test_an_output_outside_of_the_run_is_not_read(out):
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["outputs"][0]["name"] = "../elsewhere"
+    (out / "manifest.json").write_bytes(canonical_bytes(manifest))
+    assert wrong(out)["../elsewhere"] == "lies outside of the run"
+
+
+def test_a_config_of_aliases_is_not_unfolded(out):
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 64))]
+    (out / "config.yaml").write_text("\n".join(lines) + "\n")
+    assert any("no config of a run has one" in row.seen for row in inspect(out).rows)
 
 
 def test_a_file_that_nobody_names_is_told_and_one_beside_signals_is_no_fault(out):
