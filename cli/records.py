@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import options
+from cli.terminal import show
 
 if TYPE_CHECKING:
     from audit.inspection import Inspection
@@ -27,29 +28,26 @@ private_key = click.option(
 )
 
 
-def show(path: Path, found: "Inspection", *, as_json: bool) -> None:
+def tell(path: Path, found: "Inspection", *, as_json: bool) -> None:
     """Print every row and one line about all of them; exit 1 unless all is intact."""
-    from audit.report.reveal import reveal_line
-
     if as_json:
         rows = [{"what": row.what, "ok": row.ok, "seen": row.seen} for row in found.rows]
         click.echo(json.dumps({"path": str(path), "ok": found.ok, "checks": rows}))
     else:
         said = {True: "ok", False: "CHANGED", None: "-"}
         for row in found.rows:
-            click.echo(reveal_line(f"{said[row.ok]:<8} {row.what}: {row.seen}"))
-        click.echo(reveal_line(found.summary()))
+            show(f"{said[row.ok]:<8} {row.what}: {row.seen}")
+        show(found.summary())
     if not found.ok:
         raise SystemExit(1)
 
 
 def signed(path: Path, key: Path, inspect: "Callable[[Path], Inspection]") -> None:
     """Sign the statement in the directory `path`, and print who did."""
-    from audit.report.reveal import reveal_line
     from audit.signing import sign
     from audit.statement import ENVELOPE
 
-    click.echo(reveal_line(f"{path / ENVELOPE}: signed by key {sign(path, key, inspect)}"))
+    show(f"{path / ENVELOPE}: signed by key {sign(path, key, inspect)}")
 
 
 @click.command()
@@ -61,6 +59,6 @@ def keygen(name: Path, verbose: bool) -> None:
         from audit.envelope import keygen as carry_out
 
         private, public, keyid = carry_out(name)
-        click.echo(f"private: {private}")
-        click.echo(f"public:  {public}")
-        click.echo(f"key id:  {keyid}")
+        show(f"private: {private}")
+        show(f"public:  {public}")
+        show(f"key id:  {keyid}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli import options, records
+from cli.terminal import show
 
 
 @click.command()
@@ -28,7 +29,7 @@ def report(run: Path, out: Path | None, verbose: bool) -> None:
             return
         place = run / render.PAGE if out is None else out
         write_bytes(place, page)
-        click.echo(f"page: {place}")
+        show(f"page: {place}")
 
 
 @click.command()
@@ -48,19 +49,16 @@ def sign(run: Path, key: Path, weights_key: Path | None, verbose: bool) -> None:
     which `model_signing verify key` reads. Earlier ones are replaced.
     """
     with options.sentences(verbose=verbose, after_interrupt="nothing was signed."):
-        from audit.report.reveal import reveal_line
         from audit.statement import ENVELOPE
         from distill.papers.signing import sign as carry_out
         from distill.papers.weights_signature import FILE
 
         keyid = carry_out(run, key, weights_key)
         if weights_key is None:
-            click.echo(
-                "weights: signed with the statement alone; --weights-key signs them for others"
-            )
+            show("weights: signed with the statement alone; --weights-key signs them for others")
         else:
-            click.echo(reveal_line(f"{run / FILE}: signed by {weights_key}"))
-        click.echo(reveal_line(f"{run / ENVELOPE}: signed by key {keyid}"))
+            show(f"{run / FILE}: signed by {weights_key}")
+        show(f"{run / ENVELOPE}: signed by key {keyid}")
 
 
 @click.command()
@@ -85,4 +83,4 @@ def verify(
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from distill.papers.inspection import inspect
 
-        records.show(path, inspect(path, key=key, weights_key=weights_key), as_json=as_json)
+        records.tell(path, inspect(path, key=key, weights_key=weights_key), as_json=as_json)

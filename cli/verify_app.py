@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cli import options, records
+from cli.terminal import show
 
 
 @click.command()
@@ -28,7 +29,7 @@ def report(file: Path, out: Path | None, verbose: bool) -> None:
             return
         place = file.with_suffix(".html") if out is None else out
         write_text(place, page)
-        click.echo(f"page: {place}")
+        show(f"page: {place}")
 
 
 @click.command()
@@ -59,4 +60,4 @@ def verify(path: Path, key: Path | None, as_json: bool, verbose: bool) -> None:
     with options.sentences(verbose=verbose, after_interrupt="nothing was changed."):
         from audit.verify import inspect
 
-        records.show(path, inspect(path, key), as_json=as_json)
+        records.tell(path, inspect(path, key), as_json=as_json)
