@@ -98,6 +98,7 @@ def render_run(
         config_yaml=config_yaml,
         title=title,
         beginning=wording.beginning(manifest),
+        machine=wording.machine(manifest["device"]),
         sections=sections,
         place={anchor: at for at, (anchor, _) in enumerate(sections, start=1)},
         changes=glance.changes(evaluation),

@@ -29,6 +29,25 @@ _FACTS = {
     "examples": "The first of those, teacher's and student's",
     "roles": "Begin, end and padding: teacher's, student's",
 }
+# Facts on a run's device and the machine it is in, but those that the page says in one phrase.
+_MACHINE = {
+    "count": "Devices in sight",
+    "memory_bytes": "Memory of the device, bytes",
+    "driver": "Driver",
+    "firmware": "Firmware",
+    "bios": "BIOS",
+    "toolkit": "Toolkit",
+    "toolkit_version": "Version of the toolkit",
+    "cpu": "Processor",
+    "host_memory_bytes": "Memory of the host, bytes",
+    "system": "System",
+    "kernel": "Kernel",
+    "libc": "C library",
+    "os": "Operating system",
+    "os_version": "Version of the operating system",
+    "python": "Python",
+    "torch": "torch",
+}
 # Those that are told in sentences, not in a row each.
 _IN_SENTENCES = (
     "teacher",
@@ -103,6 +122,11 @@ def permission(teacher: Mapping[str, object]) -> str:
         return "not stated"
     stated = terms["permits_training"]
     return told(stated) if isinstance(stated, bool) else str(stated)
+
+
+def machine(device: Mapping[str, Any]) -> list[tuple[str, str | int]]:
+    """Return what a manifest says of the machine, as labels and values; what it lacks is not."""
+    return [(name, device[key]) for key, name in _MACHINE.items() if key in device]
 
 
 def label(name: str) -> str:

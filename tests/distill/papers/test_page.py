@@ -97,6 +97,17 @@ def test_what_was_not_measured_has_no_tile():
     assert "no divergence is known" not in prose(draw())
 
 
+def test_the_machine_is_told_as_far_as_the_record_knows_it():
+    manifest = records.manifest()
+    manifest["device"] |= {"driver": "570.1", "firmware": "96.00", "toolkit": "CANN"}
+    manifest["device"] |= {"cpu": "a processor", "host_memory_bytes": 25_000_000_000}
+    text = section(draw(manifest=manifest), "materials")
+    for fact in ("Driver 570.1", "Firmware 96.00", "Toolkit CANN", "Processor a processor"):
+        assert fact in text
+    assert "Memory of the host, bytes 25,000,000,000" in text
+    assert "BIOS" not in text
+
+
 def test_materials_and_configuration_appear(page):
     text = prose(page)
     assert all(name in text for name in ("help-topics.txt", "prompts.jsonl", "torch 2.13.0"))

@@ -28,7 +28,7 @@ NAMES = (
     "Show a notice where it is served.", "PSF licence", "A test.", "a.txt, b.txt", "student",
     "spiritsafe.run/2", "spiritsafe 0.1.0", "torch 2.13.0+cpu", "float32", "FLOP", "EUR", "SHA-256",
     "'!' and 'the'", "bos:", "pad", "none,", "min", "devices", "device_hour", "written", "cpu",
-    "seconds_2", "seconds_3", "Distillation run",
+    "seconds_2", "seconds_3", "Distillation run", "Linux x86_64", "Python", "torch",
 )  # fmt: skip
 FULL = {
     "metrics": records.metrics(own=True),
