@@ -156,7 +156,7 @@ def test_a_command_prints_hostile_names_as_lines_of_its_own(tmp_path):
     # What no argument can hold: NUL, half a character; and a name ends at the first "=".
     names = [t for t in STRINGS if not re.search("[\ud800-\udfff\x00=]", t) and len(t) < 200]
     suspect = answers_file(tmp_path / "suspect.jsonl")
-    for number, name in enumerate(names[::7]):
+    for number, name in enumerate(names[::14]):
         file = answers_file(tmp_path / f"teacher-{number}.jsonl")
         arguments = ["--suspect", suspect, "--teacher", f"{name}={file}"]
         result = call("audit", "probe", *arguments, "--out", tmp_path / "out", "-s", "seed=1")
@@ -199,7 +199,7 @@ def test_a_model_card_has_every_name_as_text(first):
     assert "example.invalid" not in " ".join(links)
 
 
-def test_ten_megabytes_on_reveal_line_are_cut_and_counted():
+def test_ten_megabytes_on_one_line_are_cut_and_counted():
     line = "x" * 10_000_000 + hostile.MARK
     page = render(reports.report(findings=(_finding("T", long_probe(line)),)))
     assert len(page.encode()) <= MOST_BYTES
