@@ -40,15 +40,11 @@ def test_the_shipped_schema_is_the_one_that_the_classes_describe():
     assert json_schema()["$id"].split(":")[-2:] == reports.report().schema.split(".")[1].split("/")
 
 
-def test_a_report_in_its_canonical_bytes_fits_the_shipped_schema():
+def test_the_shipped_schema_is_a_schema_and_a_report_in_its_canonical_bytes_fits_it():
     schema = json.loads(files("audit").joinpath("report.schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(parse(canonical_bytes(to_json(reports.report()))), schema)
-
-
-def test_the_schema_is_a_schema_and_describes_a_report():
-    schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(on_disk(reports.report()), schema)
+    filed = parse(canonical_bytes(to_json(reports.report())))
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(filed)) == []
 
 
 @pytest.mark.parametrize(

@@ -105,9 +105,16 @@ def said_by(template: str) -> set[str]:
         words = [text for text in texts if isinstance(text, str)]
         found |= set(words[:1] if by_name else filter(_SENTENCE.fullmatch, words))
     for used in tree.find_all(nodes.Filter):
-        if used.name in ("told", "title") and isinstance(used.node, nodes.Const):
-            found.add(used.node.value)
+        if used.name in ("told", "title"):
+            found |= {one.value for one in _alternatives(used.node)}
     return found
+
+
+def _alternatives(node: nodes.Node | None) -> list[nodes.Const]:
+    """Return the texts that `"a"`, or `value or "a"`, may come to."""
+    if isinstance(node, nodes.Const):
+        return [node]
+    return list(node.find_all(nodes.Const)) if isinstance(node, nodes.Or) else []
 
 
 AS_IT_IS = {"code", "pre", "style", "data"}
