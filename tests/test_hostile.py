@@ -11,7 +11,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from audit.evidence import Exhibit, Finding, Material, Report, from_json, to_json
+from audit.evidence import Exhibit, from_json, to_json
 from audit.lineup.ruling import Ruling
 from audit.report.frame import MOST_BYTES
 from audit.report.render import render
@@ -27,49 +27,15 @@ from tests.fakes.pages import (
     Page,
     assert_policy_allows_the_style_alone,
     assert_self_contained,
+    squeezed,
 )
 
 STRINGS = hostile.strings()
-BATCH = 60
-batches = pytest.mark.parametrize("first", range(0, len(STRINGS), BATCH))
+batches = pytest.mark.parametrize("texts", hostile.batches(), ids=range(len(hostile.batches())))
 
 
-def batch(first: int) -> list[str]:
-    return STRINGS[first : first + BATCH]
-
-
-def report_of(texts: list[str]) -> Report:
-    """Return a report in which each text is a prompt, an answer, a name, a digest and a reason."""
-    exhibits = tuple(Exhibit(id=t, prompt=t, answers={t: t}, note=t) for t in texts[:12])
-    probe = dataclasses.replace(
-        reports.probe(), probe=texts[0], reason=texts[1], null=texts[2], unit=texts[3],
-        exhibits=exhibits, cannot_say=tuple(texts), would_need=texts[4],
-    )  # fmt: skip
-    findings = tuple(_finding(text, probe) for text in texts[:2])
-    return reports.report(
-        findings=findings,
-        suspect=dataclasses.replace(
-            reports.report().suspect, name=texts[5], reference=texts[6], inherits=texts[7]
-        ),
-        materials=tuple(Material(name=t, kind=t, sha256=reports.SHA, note=t) for t in texts),
-        limits=tuple(texts),
-        settings=dict(zip(texts, texts, strict=True)),
-        packages=dict.fromkeys(texts[:5], "1.0"),
-        command=texts[8],
-    )
-
-
-def _finding(text: str, probe: object) -> Finding:
-    one = dataclasses.replace(reports.finding(), probes=(probe,))
-    return dataclasses.replace(one, teacher=text, group=text, relation=text, reason=text)
-
-
-def squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", text)
-
-
-def shown_in(page: str, texts: list[str]) -> list[str]:
-    """Return those of the texts that a reader of either language does not find on the page."""
+def missing_from(page: str, texts: list[str]) -> list[str]:
+    """Return those of the texts that a reader of one of the languages does not find on the page."""
     read = [squeezed(Page(page, language).text) for language in ("en", "zh")]
     return [text for text in texts if not all(squeezed(reveal(text)) in one for one in read)]
 
@@ -80,17 +46,16 @@ def test_there_are_more_than_five_hundred_different_strings():
 
 
 @batches
-def test_an_audits_page_shows_every_string_and_obeys_none(first):
-    page = render(report_of(batch(first)))
+def test_an_audits_page_shows_every_string_and_obeys_none(texts):
+    page = render(hostile.report(texts))
     page.encode()
     assert_self_contained(page)
     assert_policy_allows_the_style_alone(page)
-    assert shown_in(page, batch(first)) == []
+    assert missing_from(page, texts) == []
 
 
 @batches
-def test_a_runs_page_shows_every_string_and_obeys_none(first):
-    texts = batch(first)
+def test_a_runs_page_shows_every_string_and_obeys_none(texts):
     manifest, evaluation = records.full_manifest(), records.full_evaluation()
     row = manifest["inputs"][0]
     manifest["inputs"] += [{**row, "name": text, "kind": text, "note": text} for text in texts]
@@ -102,12 +67,11 @@ def test_a_runs_page_shows_every_string_and_obeys_none(first):
     page = render_run(records.metrics(), evaluation, manifest, texts[9], texts[10])
     page.encode()
     assert_self_contained(page)
-    assert shown_in(page, texts) == []
+    assert missing_from(page, texts) == []
 
 
 @batches
-def test_a_validations_page_obeys_none(first):
-    texts = batch(first)
+def test_a_validations_page_obeys_none(texts):
     page = render_validation(validation_of(texts))
     page.encode()
     assert_self_contained(page)
@@ -124,8 +88,7 @@ def validation_of(texts: list[str]):
 
 
 @batches
-def test_a_table_has_every_name_and_no_formula(first):
-    texts = batch(first)
+def test_a_table_has_every_name_and_no_formula(texts):
     made = validation_of(texts)
     # Lone surrogates cannot be written as UTF-8, and no bank can hold them.
     rows = list(csv.reader(io.StringIO(table(made), newline="")))
@@ -138,9 +101,8 @@ def test_a_table_has_every_name_and_no_formula(first):
 
 
 @batches
-def test_a_report_keeps_every_string_through_its_file(first):
-    texts = batch(first)
-    report = report_of([re.sub("[\ud800-\udfff]", "?", text) for text in texts])
+def test_a_report_keeps_every_string_through_its_file(texts):
+    report = hostile.report([re.sub("[\ud800-\udfff]", "?", text) for text in texts])
     assert from_json(json.loads(json.dumps(to_json(report)))) == report
 
 
@@ -183,13 +145,13 @@ def answers_file(path: Path) -> Path:
 
 
 @batches
-def test_a_model_card_has_every_name_as_text(first):
-    texts = [text for text in batch(first) if not re.search("[\ud800-\udfff]", text)]
+def test_a_model_card_has_every_name_as_text(texts):
+    names = [text for text in texts if not re.search("[\ud800-\udfff]", text)]
     manifest = records.full_manifest()
-    manifest["teachers"] = [records.teacher(text, licence=text) for text in texts]
+    manifest["teachers"] = [records.teacher(name, licence=name) for name in names]
     card = model_card(records.full_evaluation(), manifest)
     head = card.split("\n---\n", 1)[0].removeprefix("---\n")
-    assert yaml.safe_load(head)["distilled_from"] == texts
+    assert yaml.safe_load(head)["distilled_from"] == names
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(card)
     tags = {tag for tag, _ in Page(body).elements}
     assert tags <= {"h1", "h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td",
@@ -201,7 +163,7 @@ def test_a_model_card_has_every_name_as_text(first):
 
 def test_ten_megabytes_on_one_line_are_cut_and_counted():
     line = "x" * 10_000_000 + hostile.MARK
-    page = render(reports.report(findings=(_finding("T", long_probe(line)),)))
+    page = render(reports.report(findings=(hostile.finding("T", long_probe(line)),)))
     assert len(page.encode()) <= MOST_BYTES
     assert "more characters in the JSON file" in page
 

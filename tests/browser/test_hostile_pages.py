@@ -4,7 +4,8 @@ import pytest
 
 from audit.report.render import render
 from audit.report.reveal import reveal
-from tests.test_hostile import batch, batches, report_of, squeezed
+from tests.fakes import hostile
+from tests.fakes.pages import squeezed
 
 pytestmark = pytest.mark.browser
 ELEMENTS = "script, img, iframe, object, embed, form, video, template, link, base"
@@ -12,16 +13,16 @@ ELEMENTS = "script, img, iframe, object, embed, form, video, template, link, bas
 CONTROLS = "input:not([name=language]), button, textarea, select"
 
 
-@batches
+@pytest.mark.parametrize("texts", hostile.batches(), ids=range(len(hostile.batches())))
 @pytest.mark.parametrize("language", ["english", "chinese"])
 def test_a_browser_runs_and_fetches_nothing_that_a_string_asks_for(
-    reader, tmp_path, first, language
+    reader, tmp_path, texts, language
 ):
     page = tmp_path / "report.html"
-    page.write_text(render(report_of(batch(first))), encoding="utf-8")
+    page.write_text(render(hostile.report(texts)), encoding="utf-8")
     with reader.opened(page, language=language) as opened:
         assert opened.requests == [page.as_uri()] and opened.messages == []
         assert opened.tab.locator(f"{ELEMENTS}, {CONTROLS}").count() == 0
         assert opened.tab.locator("[style], [onclick], [onload], [onerror]").count() == 0
         read = squeezed(opened.tab.inner_text("body"))
-    assert [text for text in batch(first) if squeezed(reveal(text)) not in read] == []
+    assert [text for text in texts if squeezed(reveal(text)) not in read] == []

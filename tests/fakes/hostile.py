@@ -5,7 +5,13 @@ only on a line of its own, is found out. `MARK` is in every one: whoever looks f
 the string was not lost on the way.
 """
 
+import dataclasses
+
+from audit.evidence import Exhibit, Finding, Material, ProbeResult, Report
+from tests.fakes import reports
+
 MARK = "still-here"
+BATCH = 60  # strings on a page
 
 _ATTACKS = (
     # script, in every case and break
@@ -131,3 +137,35 @@ def strings() -> list[str]:
     """Return all attacks in all wrappings, and twice in a row: more than five hundred."""
     wrapped = [before + bad + after for bad in _ATTACKS for before, after in _WRAPPINGS]
     return wrapped + [2 * bad + MARK for bad in _ATTACKS]
+
+
+def batches() -> list[list[str]]:
+    """Return all strings, as many together as go on a page."""
+    found = strings()
+    return [found[first : first + BATCH] for first in range(0, len(found), BATCH)]
+
+
+def report(texts: list[str]) -> Report:
+    """Return a report in which each text is a name, a limit and a note, and some all else."""
+    exhibits = tuple(Exhibit(id=t, prompt=t, answers={t: t}, note=t) for t in texts[:12])
+    probe = dataclasses.replace(
+        reports.probe(), probe=texts[0], reason=texts[1], null=texts[2], unit=texts[3],
+        exhibits=exhibits, cannot_say=tuple(texts), would_need=texts[4],
+    )  # fmt: skip
+    return reports.report(
+        findings=tuple(finding(text, probe) for text in texts[:2]),
+        suspect=dataclasses.replace(
+            reports.report().suspect, name=texts[5], reference=texts[6], inherits=texts[7]
+        ),
+        materials=tuple(Material(name=t, kind=t, sha256=reports.SHA, note=t) for t in texts),
+        limits=tuple(texts),
+        settings=dict(zip(texts, texts, strict=True)),
+        packages=dict.fromkeys(texts[:5], "1.0"),
+        command=texts[8],
+    )
+
+
+def finding(text: str, probe: ProbeResult) -> Finding:
+    """Return a finding all of whose texts are `text`."""
+    one = dataclasses.replace(reports.finding(), probes=(probe,))
+    return dataclasses.replace(one, teacher=text, group=text, relation=text, reason=text)

@@ -167,6 +167,11 @@ def left_in_english(html: str, names: Iterable[str]) -> list[str]:
     return left
 
 
+def squeezed(text: str) -> str:
+    """Return a text without any space."""
+    return re.sub(r"\s+", "", text)
+
+
 def drawings(html: str) -> list[ElementTree.Element]:
     """Return the charts of a page in English, parsed as XML."""
     found = re.findall(r'<svg class="chart".*?</svg>', html, re.DOTALL)
