@@ -8,13 +8,15 @@ a directory's text files. Parts: `cut` (75 %, 50 % and 25 % of the cache, 75 % o
 thirds of the layers, each before and after fitting; a seed is another choice of calibration text),
 `ablation` (slots by energy; the norm as it is; even weights), `trained` (50 % and 25 % of the
 cache, fitted on 24,576 tokens and taught by as many, with forward KL over the whole vocabulary and
-some cross-entropy), `kept` (100 facts, and the teacher's
-own answers to 50 prompts in its chat form), `long` (2,048 to 8,192 tokens of the novel, and a
-number hidden in it), `rival` (cacheshrink's conversion at half the cache, with the same text, if it
-is installed). Without --part all of them.
+some cross-entropy), `depth` (75 % of the neurons, taught --steps, against 24 of 30 layers, taught
+until they took as many CPU-seconds), `kept` (100 facts, and the teacher's own answers to 50 prompts
+in its chat form), `long` (2,048 to 8,192 tokens of the novel, and a number hidden in it), `rival`
+(cacheshrink's conversion at half the cache, with the same text, if it is installed). Without --part
+all of them.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -47,7 +49,7 @@ from student.warm_start.experts import Carving
 from tests.bench import teaching
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("cut", "ablation", "trained", "kept", "long", "rival")
+PARTS = ("cut", "ablation", "trained", "depth", "kept", "long", "rival")
 LENGTH, WINDOWS, FITTED = 256, 24, 40
 PLANS = {
     "cache75": Plan(rotary=96, latent=192),
@@ -69,9 +71,10 @@ ABLATIONS = {
 }
 TRAINED = ("cache50", "cache25")
 FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
-LONG = {2048: 4, 4096: 2, 8192: 2}  # tokens of a window, windows
+LONG = {2048: 4, 4096: 2, 8192: 1}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
 TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
+PACE = 3  # steps that tell what one costs
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
 
@@ -215,17 +218,64 @@ class Bench:
             text_BS = teaching.shuffled(self.fit_text(steps * teaching.ROWS, 100 + seed), seed)
             said_BSD = teaching.signal(self.model, text_BS)
             for name in plans:
+                student, spent = self.begun(name, seen)
+                self.add(f"{name}_seed{seed}_begin_cpu_seconds", spent)
                 began = time.process_time()
-                made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
-                compensate(made.student, made.seen, Ridge())
-                self.add(f"{name}_seed{seed}_begin_cpu_seconds", time.process_time() - began)
-                began = time.process_time()
-                taught = teaching.Taught(made.student, self.dense.embed_VD)
+                taught = teaching.Taught(student, self.dense.embed_VD)
                 taught.learn(text_BS, said_BSD, teaching.falling(steps))
                 self.add(f"{name}_seed{seed}_train_cpu_seconds", time.process_time() - began)
                 self.add(f"{name}_seed{seed}_train_tokens", text_BS.numel())
-                self.measure(made.student.eval(), f"{name}_seed{seed}_trained")
-                self.keep(made.student, f"{name}_seed{seed}_trained", conversation)
+                self.measure(student, f"{name}_seed{seed}_trained")
+                self.keep(student, f"{name}_seed{seed}_trained", conversation)
+
+    def depth(self, seeds: range, steps: int) -> None:
+        """Measure experts, and fewer layers that took at least as many CPU-seconds."""
+        for seed in seeds:
+            seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
+            experts, spent = self.begun("neurons75", seen)
+            spent += self.teach(experts, steps, seed)
+            name = f"neurons75_seed{seed}_after_{steps}"
+            self.add(f"{name}_cpu_seconds", spent)
+            self.measure(experts, name)
+            layers, began = self.begun("layers24", seen)
+            pace = self.teach(copy.deepcopy(layers), PACE, seed) / PACE
+            more = math.ceil(1.05 * (spent - began) / pace)
+            taken = began + self.teach(layers, more, seed)
+            name = f"layers24_seed{seed}_beside_{steps}"
+            self.add(f"{name}_steps", more)
+            self.add(f"{name}_cpu_seconds", taken)
+            self.measure(layers, name)
+
+    def begun(self, plan: str, seen: calibration.Seen) -> tuple[Student, float]:
+        """Return a student of a plan, fitted, and the CPU-seconds that it took."""
+        began = time.process_time()
+        made = convert.inherit(self.dense, seen, PLANS[plan], self.vocabulary)
+        compensate(made.student, made.seen, Ridge())
+        return made.student, time.process_time() - began
+
+    def teach(self, student: Student, steps: int, seed: int) -> float:
+        """Teach a student, and return the CPU-seconds of its steps."""
+        if not steps:
+            return 0.0
+        text_BS, order_N = self.lessons(steps * teaching.ROWS, 100 + seed)
+        said_BSD = teaching.signal(self.model, text_BS)
+        taught = teaching.Taught(student, self.dense.embed_VD)
+        began = time.process_time()
+        taught.learn(text_BS[order_N], said_BSD[order_N], teaching.falling(steps))
+        return time.process_time() - began
+
+    def lessons(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return windows `[B, S]` of all sets, and which of them to read, `[count]`.
+
+        The sets take turns; one that is too small begins again.
+        """
+        each = count // len(self.sets)
+        texts, orders, before = [], [], 0
+        for sides in self.sets.values():
+            texts.append(windows(sides["fit"], self.tokenizer, each, seed))
+            orders.append(before + torch.arange(each) % len(texts[-1]))
+            before += len(texts[-1])
+        return torch.cat(texts), torch.stack(orders, 1).flatten()
 
     def fitted(self, name: str) -> Student:
         """Return a student of a plan, fitted; of `whole` nothing is cut: it is the teacher."""
@@ -234,9 +284,7 @@ class Bench:
             plan = Plan(rotary=192, latent=193)
             return convert.inherit(self.dense, seen, plan, self.vocabulary).student
         seen = calibration.watch(self.model, self.fit_text(FITTED, 2))
-        made = convert.inherit(self.dense, seen, PLANS[name], self.vocabulary)
-        compensate(made.student, made.seen, Ridge())
-        return made.student
+        return self.begun(name, seen)[0]
 
     def kept(self) -> None:
         """Count facts that are still known, and measure chat answers that are still likely."""
@@ -296,12 +344,13 @@ class Bench:
             count += len(answer)
         return total / count
 
-    def long(self) -> None:
+    def long(self, lengths: Sequence[int]) -> None:
         """Measure perplexity and a needle over contexts that the fit never saw."""
         novel = next(sides["test"] for name, sides in self.sets.items() if name == "novels")
         ids = self.tokenizer(novel[0][:400_000])["input_ids"]
         students = {name: self.fitted(name) for name in ("whole", "cache75", "cache50", "cache25")}
-        for length, count in LONG.items():
+        for length in lengths:
+            count = LONG[length]
             cut = [ids[at * length : (at + 1) * length] for at in range(count)]
             for name, student in students.items():
                 self.add(f"{name}_{length}_perplexity", math.exp(self.loss(student, cut)))
@@ -367,7 +416,10 @@ def main() -> None:
     parser.add_argument("--novels", type=Path)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--plan", action="append", choices=PLANS, help="Of `cut` and `trained`.")
-    parser.add_argument("--steps", type=int, default=48, help="Of `trained`, 512 tokens each.")
+    parser.add_argument(
+        "--steps", type=int, default=48, help="Of 512 tokens, in `trained` and `depth`."
+    )
+    parser.add_argument("--length", action="append", type=int, choices=LONG, help="Of `long`.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=2)
     given = parser.parse_args()
@@ -381,10 +433,12 @@ def main() -> None:
         bench.ablation()
     if "trained" in parts:
         bench.trained(seeds, given.steps, given.plan or TRAINED)
+    if "depth" in parts:
+        bench.depth(seeds, given.steps)
     if "kept" in parts:
         bench.kept()
     if "long" in parts and given.novels is not None:
-        bench.long()
+        bench.long(given.length or list(LONG))
     if "rival" in parts:
         bench.rival()
 

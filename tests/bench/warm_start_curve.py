@@ -19,9 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from student.model import Student
-from student.warm_start import calibration, convert
-from student.warm_start.compensation import Ridge, compensate
+from student.warm_start import calibration
 from tests.bench import teaching, warm_start
 from tests.bench.warm_start import LENGTH, TAUGHT_FITTED, Bench
 
@@ -30,11 +28,12 @@ STEPS = (0, 48, 96, 192, 288, 384, 640, 928)  # after which is measured
 
 def curve(bench: Bench, plan: str, seed: int) -> None:
     """Fit a student, teach it, and measure it along the way."""
-    student = fitted(bench, plan, seed)
+    seen = calibration.watch(bench.model, bench.fit_text(TAUGHT_FITTED, seed))
+    student, _ = bench.begun(plan, seen)
     name = f"{plan}_seed{seed}"
     bench.measure(student, f"{name}_{TAUGHT_FITTED * LENGTH}")
     taught = teaching.Taught(student, bench.dense.embed_VD)
-    text_BS, order_N = lessons(bench, STEPS[-1] * teaching.ROWS, 100 + seed)
+    text_BS, order_N = bench.lessons(STEPS[-1] * teaching.ROWS, 100 + seed)
     said_BSD = torch.empty(*text_BS.shape, bench.dense.numbers.hidden_size)
     heard: set[int] = set()
     for begin, end in itertools.pairwise(STEPS):
@@ -47,28 +46,6 @@ def curve(bench: Bench, plan: str, seed: int) -> None:
         tokens = (TAUGHT_FITTED + end * teaching.ROWS) * LENGTH
         bench.add(f"{name}_{tokens}_train_cpu_seconds", time.process_time() - began)
         bench.measure(student, f"{name}_{tokens}")
-
-
-def fitted(bench: Bench, plan: str, seed: int) -> Student:
-    """Return the student that is taught in `trained`, before it is."""
-    seen = calibration.watch(bench.model, bench.fit_text(TAUGHT_FITTED, seed))
-    made = convert.inherit(bench.dense, seen, warm_start.PLANS[plan], bench.vocabulary)
-    compensate(made.student, made.seen, Ridge())
-    return made.student
-
-
-def lessons(bench: Bench, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return windows `[B, S]` of all sets, and which of them to read, `[count]`.
-
-    The sets take turns; one that is too small begins again.
-    """
-    each = count // len(bench.sets)
-    texts, orders, before = [], [], 0
-    for sides in bench.sets.values():
-        texts.append(warm_start.windows(sides["fit"], bench.tokenizer, each, seed))
-        orders.append(before + torch.arange(each) % len(texts[-1]))
-        before += len(texts[-1])
-    return torch.cat(texts), torch.stack(orders, 1).flatten()
 
 
 def main() -> None:
