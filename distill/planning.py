@@ -15,9 +15,9 @@ from distill.session import Say
 from distill.starter import TRAINING_BYTES, memory, spoken
 from distill.teachers import faculty
 from distill.text import student_tokenizer
-from student.config import InheritConfig, MLAConfig, V4Config
+from student.config import Inheriting, InheritV4Config, MLAConfig, V4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token, training_flops_per_token
-from student.warm_start import convert, dense
+from student.warm_start import convert, convert_v4, dense
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,8 +114,9 @@ def made_of(config: RunConfig, paths: list[Path | None]) -> tuple[MLAConfig | V4
         MismatchError: the student's tokens are not those of a teacher on disk.
         WarmStartError: no student can inherit that teacher's weights as asked.
     """
-    if not isinstance(config.student, InheritConfig):
-        return config.student, None
+    asked = config.student
+    if isinstance(asked, MLAConfig | V4Config):
+        return asked, None
     path = next((path for path in paths if path is not None), None)
     if path is None or config.text.tokenizer != "teacher":
         raise MismatchError(
@@ -124,5 +125,10 @@ def made_of(config: RunConfig, paths: list[Path | None]) -> tuple[MLAConfig | V4
         )
     teacher: Any = AutoConfig.from_pretrained(path, local_files_only=True)
     size = dense.numbers(teacher)
-    plan = convert.plan_of(size, config.student)
-    return convert.config_of(size, plan, None), 2 * size.layers * size.cache_values
+    return _inheriting(size, asked), 2 * size.layers * size.cache_values
+
+
+def _inheriting(size: dense.Numbers, asked: Inheriting) -> MLAConfig | V4Config:
+    if isinstance(asked, InheritV4Config):
+        return convert_v4.v4_config_of(size, convert_v4.v4_plan_of(size, asked), None)
+    return convert.config_of(size, convert.plan_of(size, asked), None)

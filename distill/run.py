@@ -32,7 +32,7 @@ from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
-from student.config import InheritConfig
+from student.config import Inheriting
 from student.model import Student
 
 
@@ -140,7 +140,7 @@ def control_of(student_run: Path, *, seed: int) -> RunConfig:
         raise MismatchError(f"seed {seed} is the student's own; a control needs another.")
     signals = config.signal.path or str(student_run / "signals")
     student = config.student
-    if isinstance(student, InheritConfig):  # of the same make, and from weights of its own
+    if isinstance(student, Inheriting):  # of the same make, and from weights of its own
         student, _ = weights.read_config(student_run / "student")
     return replace(
         config,
@@ -159,7 +159,7 @@ def _new(session: Session, ready: Ready) -> Student:
     What a teacher's weights were made into is kept, so that another call begins with the same.
     """
     config, start = session.config, session.out / START
-    if not isinstance(config.student, InheritConfig):
+    if not isinstance(config.student, Inheriting):
         return Student.build(
             config.student, ready.vocabulary, seed=config.seed, device=session.device
         )
@@ -167,7 +167,7 @@ def _new(session: Session, ready: Ready) -> Student:
         model = weights.load(start, device=session.device).train()
     else:
         model = inherit.begin(session, config.student, ready)
-    inherit.hold_routers(model)
+    inherit.hold(model)
     return model
 
 

@@ -348,9 +348,83 @@ class InheritConfig:
             ConfigError: names the field and the rule it breaks.
         """
         _check_fields(self)
-        for name, share in (("cache", self.cache), ("depth", self.depth)):
-            if share > 1:
-                raise ConfigError(f"{name} is {share}; it is a share of the teacher's, at most 1.")
+        _check_share("cache", self.cache)
+        _check_share("depth", self.depth)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InheritedEntries:
+    """What layers of a dense teacher see of the tokens before their window, in v4.
+
+    Attributes:
+        tokens: that an entry stands for.
+        gate: what it is made of: its tokens as they are `attended`, or the `first` of them alone.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    tokens: Annotated[int, Ge(2)] = 4
+    gate: Literal["attended", "first"] = "attended"
+
+    def __post_init__(self) -> None:
+        """Refuse an entry of less than two tokens.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InheritV4Config:
+    """A student of the `v4` family that begins with a dense teacher's weights.
+
+    Attributes:
+        init: marks this form of the section.
+        family: marks this family; without it a student is of `mla`.
+        head_dim: values cached a token and layer; None for as many as the exact map needs.
+        sliding_window: tokens attended to as they are; None for all of the context.
+        entries: of the tokens before; None leaves them unseen.
+        experts: of feed-forward layers, of which v4 has no dense ones.
+        depth: share of the teacher's layers.
+        calibration_tokens: of the run's text, to which pads and entries are fitted.
+        max_position_embeddings: tokens of context, at most the teacher's.
+    """
+
+    __pydantic_config__ = _FORBID
+
+    init: Literal["teacher"]
+    family: Literal["v4"]
+    head_dim: Positive | None = None
+    sliding_window: Positive | None = None
+    entries: InheritedEntries | None = None
+    experts: InheritedExperts = InheritedExperts(shared=1, routed=3, active=3)
+    depth: PositiveFloat = 1.0
+    calibration_tokens: Positive = 4096
+    max_position_embeddings: Positive = 2048
+
+    def __post_init__(self) -> None:
+        """Refuse a share above 1, and entries of tokens that the window holds anyway.
+
+        Raises:
+            ConfigError: names the field and the rule it breaks.
+        """
+        _check_fields(self)
+        _check_share("depth", self.depth)
+        if self.entries is not None and self.sliding_window is None:
+            raise ConfigError(
+                "entries stand for tokens before the window, and without sliding_window nothing "
+                "is; set it, or leave entries out."
+            )
+
+
+Inheriting = InheritConfig | InheritV4Config
+"""A student that begins with a dense teacher's weights, of either family."""
+
+
+def _check_share(name: str, share: float) -> None:
+    if share > 1:
+        raise ConfigError(f"{name} is {share}; it is a share of the teacher's, at most 1.")
 
 
 def _check_rotary(width: int) -> None:
@@ -386,21 +460,23 @@ def _check_top_k(chosen: int, experts: int) -> None:
 def _family(value: Any) -> str:
     """Return the family of a mapping or a config; `mla` where it is not said.
 
-    `teacher` is of a student that begins with a teacher's weights.
+    Of a student that begins with a teacher's weights, it comes after `teacher's`.
     """
-    if isinstance(value, InheritConfig):
-        return "teacher"
+    if isinstance(value, Inheriting):
+        return f"teacher's {value.family}"
     if isinstance(value, MLAConfig | V4Config):
         return value.family
-    if isinstance(value, dict) and "init" in value:
-        return "teacher"
-    return str(value.get("family", "mla")) if isinstance(value, dict) else "mla"
+    if not isinstance(value, dict):
+        return "mla"
+    family = str(value.get("family", "mla"))
+    return f"teacher's {family}" if "init" in value else family
 
 
 StudentConfig = Annotated[
     Annotated[MLAConfig, Tag("mla")]
     | Annotated[V4Config, Tag("v4")]
-    | Annotated[InheritConfig, Tag("teacher")],
+    | Annotated[InheritConfig, Tag("teacher's mla")]
+    | Annotated[InheritV4Config, Tag("teacher's v4")],
     Discriminator(_family),
 ]
 """Either family, told apart by the key `family`; or, with a key `init`, a teacher's weights."""

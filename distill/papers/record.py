@@ -23,7 +23,7 @@ from distill.papers.schema import CURRENT
 from distill.rollout.config import WRITER, RolloutConfig
 from distill.terms import Terms
 from student import device as devices
-from student.config import InheritConfig
+from student.config import Inheriting
 from student.released_fields import MLA, V4
 
 _PACKAGES = (
@@ -35,6 +35,7 @@ _PACKAGES = (
     "gguf",
     "spiritsafe",
 )
+_UNCUT = frozenset({"init", "family", "calibration_tokens", "max_position_embeddings"})
 _SOURCES = (".py", ".j2", ".css", ".toml")
 
 
@@ -118,11 +119,12 @@ def _terms(owned: bool, stated: Terms | None) -> dict[str, Any]:
 
 def inherited(config: RunConfig) -> dict[str, Any] | None:
     """Return whose weights the student began with and what was cut; None if they were drawn."""
-    if not isinstance(config.student, InheritConfig):
+    if not isinstance(config.student, Inheriting):
         return None
     teacher = next(teacher.name for teacher in config.teachers if teacher.path is not None)
-    cut = asdict(config.student)
-    return {"teacher": teacher, **{name: cut[name] for name in ("cache", "experts", "depth")}}
+    asked = asdict(config.student)
+    cut = {name: value for name, value in asked.items() if name not in _UNCUT}
+    return {"teacher": teacher, **cut}
 
 
 def manifest(

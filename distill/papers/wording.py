@@ -1,6 +1,6 @@
 """Words for readers of a run's records: loss terms, vocabularies, lists, values of any kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _TERMS = {
@@ -103,14 +103,34 @@ def beginning(manifest: Mapping[str, Any]) -> str:
     if cut is None:
         return "The student learns what its teachers say; it does not begin with their weights."
     said = f"The student inherits the weights of {cut['teacher']}"
+    if "cache" not in cut:
+        return " ".join([f"{said}.", *_of_v4(cut)])
     parts = [f"{cut['cache']:.0%} of the teacher's cache"]
     if cut["experts"] is not None:
-        how = cut["experts"]
-        asked = (how["shared"] + how["active"]) / (how["shared"] + how["routed"])
-        parts.append(f"{asked:.0%} of its feed-forward neurons at work on a token")
+        parts.append(f"{_asked(cut['experts'])} of its feed-forward neurons at work on a token")
     if cut["depth"] != 1:
         parts.append(f"{cut['depth']:.0%} of its layers")
     return f"{said}, with {listed(parts)}."
+
+
+def _of_v4(cut: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what of a teacher is left in a student of the v4 family, in sentences."""
+    if cut["head_dim"] is not None:
+        yield f"Each layer caches {cut['head_dim']} values a token."
+    if cut["sliding_window"] is not None:
+        yield f"It attends to {cut['sliding_window']} tokens as they are."
+    if cut["entries"] is not None:
+        yield f"What came before them it knows by entries of {cut['entries']['tokens']} tokens."
+    if (experts := cut["experts"])["active"] < experts["routed"]:
+        yield f"At work on a token are {_asked(experts)} of its feed-forward neurons."
+    if cut["depth"] != 1:
+        yield f"It has {cut['depth']:.0%} of its teacher's layers."
+
+
+def _asked(experts: Mapping[str, int]) -> str:
+    """Return the share of neurons that a mixture asks for a token."""
+    parts = experts["shared"] + experts["routed"]
+    return f"{(experts['shared'] + experts['active']) / parts:.0%}"
 
 
 def permission(teacher: Mapping[str, object]) -> str:

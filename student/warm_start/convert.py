@@ -27,8 +27,6 @@ from student.warm_start.calibration import Seen
 from student.warm_start.dense import Dense, Numbers
 from student.warm_start.experts import Carving
 
-SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -71,15 +69,12 @@ def plan_of(size: Numbers, asked: InheritConfig) -> Plan:
     exact = asked.cache == 1
     values = round(asked.cache * size.cache_values)
     rotary = size.cache_values // 2 if exact else 2 * max(1, round(values / 6))
-    carving = None
-    if (how := asked.experts) is not None:
-        carving = Carving(shared=how.shared, routed=how.routed, active=how.active, spread=SPREAD)
     plan = Plan(
         rotary=rotary,
         latent=values - rotary + int(exact),
         layers=max(1, round(asked.depth * size.layers)),
         positions=asked.max_position_embeddings,
-        carving=carving,
+        carving=None if asked.experts is None else Carving.of(asked.experts),
     )
     require_plan(size, plan)
     return plan

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from student.config import LayerType, V4Config
+from student.config import InheritV4Config, LayerType, V4Config
 from student.errors import WarmStartError
 from student.vocabulary import Vocabulary
 from student.warm_start import calibration, entries, experts, residual, shared_entry
@@ -27,6 +27,7 @@ from student.warm_start.dense import Dense, Numbers
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 
+_LEAST_PAIRS, _RESOLVED = 8, 32  # rotary pairs of a mask, and tokens for which each is one
 LIMIT = 6e4  # of SwiGLU's factors: what clamps nothing, and is a number in every dtype
 
 
@@ -51,6 +52,33 @@ class V4Plan:
     noise: float = 0.0
     layers: int | None = None
     positions: int | None = None
+
+
+def v4_plan_of(size: Numbers, asked: InheritV4Config) -> V4Plan:
+    """Return the plan that an `init: teacher` section of the v4 family asks for.
+
+    The mask of entries is fitted for the whole of the student's context.
+
+    Raises:
+        WarmStartError: the teacher cannot be cut so.
+    """
+    context, pooling = asked.max_position_embeddings, None
+    if asked.entries is not None and asked.sliding_window is not None:
+        tokens = asked.entries.tokens
+        # An entry as long as the window shows no token that is still in it but the last few.
+        is_apart = tokens >= asked.sliding_window
+        pairs = 0 if is_apart else max(_LEAST_PAIRS, round(context / _RESOLVED))
+        pooling = Pooling(tokens=tokens, gate=asked.entries.gate, pairs=pairs, reach=context)
+    plan = V4Plan(
+        carving=Carving.of(asked.experts),
+        head_dim=asked.head_dim,
+        sliding_window=asked.sliding_window,
+        entries=pooling,
+        layers=max(1, round(asked.depth * size.layers)),
+        positions=context,
+    )
+    require_v4_plan(size, plan)
+    return plan
 
 
 @torch.no_grad()
@@ -166,20 +194,23 @@ def _require_entries(pooling: Pooling, context: int) -> None:
         )
 
 
-def v4_config_of(size: Numbers, plan: V4Plan, frequency_P: torch.Tensor) -> V4Config:
+def v4_config_of(size: Numbers, plan: V4Plan, frequency_P: torch.Tensor | None) -> V4Config:
     """Return what a v4 student of this teacher and plan is made of.
 
     Args:
         size: the teacher's.
         plan: how it is cut.
-        frequency_P: radians a token of a teacher's head.
+        frequency_P: radians a token of a teacher's head; None where sizes alone are wanted.
     """
     how, context = plan.carving, plan.positions or size.max_positions
     kind: LayerType = "swa" if plan.entries is None else "hca"
     pooling = plan.entries or Pooling(tokens=128, pairs=0)  # of which no layer has any
     more = 0 if plan.entries is None else pooling.features
-    # The mask's, and then group after group, as keys stand in the entry; as turned by, in float32.
-    frequencies = pooling.frequencies + tuple(frequency_P.float().tolist()) * size.kv_heads
+    frequencies = None
+    if frequency_P is not None:
+        # The mask's, and then group after group, as keys stand in the entry; as turned by, in
+        # float32.
+        frequencies = pooling.frequencies + tuple(frequency_P.float().tolist()) * size.kv_heads
     return V4Config(
         layer_types=(kind,) * (plan.layers or size.layers),
         hidden_size=size.hidden_size,

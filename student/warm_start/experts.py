@@ -17,8 +17,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from student.config import InheritedExperts
 from student.warm_start.dense import DenseLayer
 
+SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights
+EVEN = 1e-6  # where all experts are asked, and nothing is to be ordered
 _SKETCH = 128  # random sums of tokens that stand for all of them when neurons are compared
 _ROUNDS = 8
 _RIDGE = 1e-2
@@ -44,6 +47,17 @@ class Carving:
     active: int
     spread: float = 1e-3
     seed: int = 0
+
+    @classmethod
+    def of(cls, asked: InheritedExperts) -> "Carving":
+        """Return what a run file asks for; where all experts are, they weigh alike."""
+        is_whole = asked.active == asked.routed
+        return cls(
+            shared=asked.shared,
+            routed=asked.routed,
+            active=asked.active,
+            spread=EVEN if is_whole else SPREAD,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

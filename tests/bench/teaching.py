@@ -11,14 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from distill.inherit import hold_routers
+from distill import inherit
 from distill.loss.divergences import forward_kl
 from student.documents import Documents
 from student.model import Student
 
 ROWS = 2  # windows a step
 _RATE, _LEAST, _WARMUP, _OF_TEXT = 1e-4, 0.1, 5, 0.15
-_HELD = ("embed.weight", "attn.o_a.weight")
 _CPU = torch.device("cpu")
 
 
@@ -62,17 +61,15 @@ def signal(model: Any, token_BS: torch.Tensor) -> torch.Tensor:
 class Taught:
     """A student and its optimizer.
 
-    Held as they are: embedding, head and routers, and in v4 what picks the values out of entries.
-    There keys stand beside values and are far larger, so that the least step lets them in.
+    Held as they are: the embedding, which is the teacher's head too, and what `distill.inherit`
+    holds.
     """
 
     def __init__(self, student: Student, embed_VD: torch.Tensor) -> None:
         """Take a student, and the teacher's head."""
         self.student, self.embed_VD = student, embed_VD
-        for name, parameter in student.named_parameters():
-            if name.endswith(_HELD):
-                parameter.requires_grad_(False)
-        hold_routers(student)
+        student.embed.weight.requires_grad_(False)
+        inherit.hold(student)
         self.learns = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learns, betas=(0.9, 0.95), weight_decay=0.0)
 

@@ -42,7 +42,7 @@ from student import weights
 from student.documents import Documents
 from student.model import Student
 from student.vocabulary import Vocabulary
-from student.warm_start import calibration, convert, dense
+from student.warm_start import calibration, convert, dense, experts
 from student.warm_start.compensation import Ridge, compensate
 from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
@@ -58,7 +58,7 @@ PLANS = {
     "neurons75": Plan(
         rotary=192,
         latent=193,
-        carving=Carving(shared=16, routed=16, active=8, spread=convert.SPREAD),
+        carving=Carving(shared=16, routed=16, active=8, spread=experts.SPREAD),
     ),
     # As many feed-forward and attention weights as 75 % of the neurons leave at work.
     "layers24": Plan(rotary=192, latent=193, layers=24),
@@ -232,11 +232,11 @@ class Bench:
         """Measure experts, and fewer layers that took at least as many CPU-seconds."""
         for seed in seeds:
             seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
-            experts, spent = self.begun("neurons75", seen)
-            spent += self.teach(experts, steps, seed)
+            mixture, spent = self.begun("neurons75", seen)
+            spent += self.teach(mixture, steps, seed)
             name = f"neurons75_seed{seed}_after_{steps}"
             self.add(f"{name}_cpu_seconds", spent)
-            self.measure(experts, name)
+            self.measure(mixture, name)
             layers, began = self.begun("layers24", seen)
             pace = self.teach(copy.deepcopy(layers), PACE, seed) / PACE
             more = math.ceil(1.05 * (spent - began) / pace)

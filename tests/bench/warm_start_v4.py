@@ -39,16 +39,16 @@ from student.config import V4Config
 from student.documents import Documents
 from student.model import Student
 from student.vocabulary import Vocabulary
-from student.warm_start import calibration, convert, convert_v4, dense
+from student.warm_start import calibration, convert_v4, dense, experts
 from student.warm_start.convert_v4 import V4Plan
 from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 from tests.bench import teaching, warm_start
 
 FITTED, WINDOW, SEED = 16, 128, 2
-CARVING = Carving(shared=1, routed=3, active=3, spread=convert.SPREAD)
+CARVING = Carving(shared=1, routed=3, active=3, spread=experts.SPREAD)
 # Nothing is chosen, so weights may be as even as they can: they are the exact map's only error.
-EVEN = replace(CARVING, spread=1e-6)
+EVEN = replace(CARVING, spread=experts.EVEN)
 LENGTHS, LONG = (256, 512), ("window", "first128", "mean4_long")
 CPU = torch.device("cpu")
 POOLINGS = {

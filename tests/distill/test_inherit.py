@@ -13,12 +13,22 @@ from distill.errors import MismatchError
 from distill.run import control_of, run
 from distill.train import Trainer
 from student import weights
-from student.config import InheritConfig, InheritedExperts
+from student.config import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
+from tests.fakes.students import MLA, V4, stirred
 from tests.fakes.teachers import tiny_config
 
 WHOLE = InheritConfig(
     init="teacher", cache=1.0, calibration_tokens=512, max_position_embeddings=128
+)
+WHOLE_V4 = InheritV4Config(
+    init="teacher", family="v4", calibration_tokens=512, max_position_embeddings=128
+)
+SHORT = replace(
+    WHOLE_V4,
+    sliding_window=16,
+    entries=InheritedEntries(tokens=4),
+    experts=InheritedExperts(shared=1, routed=3, active=2),
 )
 HALF = replace(WHOLE, cache=0.5, experts=InheritedExperts(shared=4, routed=4, active=2))
 
@@ -37,8 +47,9 @@ def halved(tmp_path_factory):
     return place / "run", found, said, config
 
 
-def test_with_nothing_cut_the_first_measure_is_of_the_teacher_itself(tmp_path):
-    config = tiny_config(tmp_path, student=WHOLE, train=TrainConfig(steps=1, batch_size=4))
+@pytest.mark.parametrize("student", [WHOLE, WHOLE_V4], ids=["mla", "v4"])
+def test_with_nothing_cut_the_first_measure_is_of_the_teacher_itself(student, tmp_path):
+    config = tiny_config(tmp_path, student=student, train=TrainConfig(steps=1, batch_size=4))
     found, said = carried_out(config, tmp_path / "run")
     assert found["before"]["kl"] < 0.01  # estimated from the kept signal, so not 0
     assert found["before"]["top1_agreement"] > 0.999
@@ -172,10 +183,39 @@ def test_nothing_decays_the_constant_that_rules_the_latents_norm(halved):
     assert id(attn.kv_a.bias) not in decayed and id(attn.kv_norm.weight) not in decayed
 
 
-def test_routers_alone_are_held():
-    from tests.fakes.students import MLA, stirred
-
-    student = stirred(MLA)
-    inherit.hold_routers(student)
+@pytest.mark.parametrize(
+    ("config", "solved"),
+    [
+        (MLA, ("router.weight",)),
+        (replace(V4, num_hash_layers=0), ("router.weight", "attn.o_a.weight")),
+    ],
+    ids=["mla", "v4"],
+)
+def test_what_a_step_would_undo_is_held_and_nothing_else(config, solved):
+    student = stirred(config)
+    inherit.hold(student)
     held = {name for name, p in student.named_parameters() if not p.requires_grad}
-    assert held == {name for name in student.state_dict() if name.endswith("router.weight")}
+    assert held == {name for name in student.state_dict() if name.endswith(solved)}
+    assert all(any(name.endswith(one) for name in held) for one in solved)
+
+
+def test_a_student_of_v4_is_priced_trained_and_told_of(tmp_path):
+    config = tiny_config(tmp_path, student=SHORT)
+    found, said = carried_out(config, tmp_path / "run")
+    told = [line.split(": KL to the teacher ") for line in said if line.startswith("inherited, ")]
+    assert [what for what, _ in told] == [
+        "inherited, nothing cut",
+        "inherited, a window of 16 tokens, entries of 4 tokens before it, 75% of the neurons",
+    ]
+    exact, cut = (float(kl) for _, kl in told)
+    assert exact < 1e-6 < cut
+    inherited = found["manifest"]["student"]["inherited"]
+    assert inherited["entries"] == {"tokens": 4, "gate": "attended"}
+    assert (inherited["head_dim"], inherited["sliding_window"]) == (None, 16)
+    fields = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert fields["model_type"] == "deepseek_v4" and fields["spiritsafe_inherited"] == inherited
+    assert "It attends to 16 tokens as they are." in (tmp_path / "run" / "README.md").read_text()
+    (tmp_path / "again.yaml").write_text(strict_yaml.dump(config))
+    assert load(tmp_path / "again.yaml") == config
+    control = control_of(tmp_path / "run", seed=1)
+    assert control.student == weights.read_config(tmp_path / "run" / "student")[0]

@@ -8,7 +8,7 @@ from distill.errors import InputError
 from distill.planning import at_hand, outlook
 from distill.run import run
 from student.catalogue import presets
-from student.config import InheritConfig, InheritedExperts
+from student.config import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
 from student.sizes import kv_cache_bytes_per_token
 from tests.fakes.teachers import tiny_config
@@ -20,13 +20,22 @@ HALF = InheritConfig(
     calibration_tokens=256,
     max_position_embeddings=128,
 )
+V4 = InheritV4Config(
+    init="teacher",
+    family="v4",
+    sliding_window=16,
+    entries=InheritedEntries(tokens=4),
+    experts=InheritedExperts(shared=1, routed=3, active=2),
+    calibration_tokens=256,
+    max_position_embeddings=128,
+)
 
 
 def told(config):
     return outlook(config, lambda said: None)
 
 
-@pytest.mark.parametrize("student", [presets()["tiny"], presets()["v4-tiny"], HALF], ids=str)
+@pytest.mark.parametrize("student", [presets()["tiny"], presets()["v4-tiny"], HALF, V4], ids=str)
 def test_sizes_are_those_that_the_finished_run_records(student, tmp_path):
     config = tiny_config(tmp_path, student=student)
     found = told(config)

@@ -179,6 +179,25 @@ def test_first_weights_are_told_whatever_was_cut(experts, depth):
     assert re.findall(r"\d+%", chinese) == re.findall(r"\d+%", said)
 
 
+@pytest.mark.parametrize("head_dim", [None, 512])
+@pytest.mark.parametrize("entries", [None, {"tokens": 4, "gate": "attended"}])
+@pytest.mark.parametrize("depth", [1.0, 0.5])
+def test_first_weights_in_v4_are_told_whatever_was_cut(head_dim, entries, depth):
+    manifest = inherited(
+        head_dim=head_dim,
+        sliding_window=entries and 128,
+        entries=entries,
+        depth=depth,
+        experts={"shared": 1, "active": 1, "routed": 3},
+    )
+    del manifest["student"]["inherited"]["cache"]
+    said = wording.beginning(manifest)
+    chinese = WORDS.chinese(said)
+    assert chinese is not None and "teacher-a" in chinese
+    assert not re.search(r"\b(?:the|of|its|as|it)\b", chinese, re.IGNORECASE), chinese
+    assert re.findall(r"\d+%?", chinese) == re.findall(r"\d+%?", said)
+
+
 def test_what_became_of_answers_is_told():
     tally = Tally(sha256="", asked=1_056, kept=40, rejected=9, spare=4, dropped=2, cut=1)
     assert WORDS.chinese(tally.in_words()) == (

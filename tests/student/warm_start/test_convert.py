@@ -7,7 +7,7 @@ import pytest
 from student.config import InheritConfig, InheritedExperts
 from student.errors import WarmStartError
 from student.sizes import kv_cache_bytes_per_token
-from student.warm_start import calibration, convert, dense
+from student.warm_start import calibration, convert, dense, experts
 from student.warm_start.begun import Begun
 from student.warm_start.convert import Plan
 from student.warm_start.experts import Carving
@@ -118,6 +118,6 @@ def test_a_section_of_the_config_becomes_a_plan():
     )
     plan = convert.plan_of(size, asked)
     assert (plan.rotary, plan.latent, plan.layers, plan.positions) == (16, 17, 2, 32)
-    assert plan.carving == Carving(shared=2, routed=4, active=2, spread=convert.SPREAD)
+    assert plan.carving == Carving(shared=2, routed=4, active=2, spread=experts.SPREAD)
     config = convert.config_of(size, plan, None)
     assert (config.num_layers, config.num_dense_layers, config.moe_intermediate_size) == (2, 0, 16)

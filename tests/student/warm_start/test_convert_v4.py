@@ -6,11 +6,13 @@ import pytest
 import torch
 from transformers import DeepseekV4ForCausalLM
 
+from student.config import InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
 from student.model import Student
-from student.warm_start import calibration, convert_v4, dense, shared_entry
+from student.warm_start import calibration, convert_v4, dense, experts, shared_entry
 from student.warm_start.begun import Begun
 from student.warm_start.convert_v4 import V4Plan
+from student.warm_start.entries import Pooling
 from student.warm_start.experts import Carving
 from tests.fakes.dense import (
     VOCABULARY,
@@ -144,6 +146,44 @@ def test_a_plan_that_does_not_fit_the_teacher_is_refused(change, said):
         convert_v4.require_v4_plan(
             dense.numbers(TEACHERS["llama"].config), replace(WHOLE, **change)
         )
+
+
+@pytest.mark.parametrize(
+    ("entry", "window", "context", "pairs"),
+    [(4, 16, 32, 8), (4, 16, 512, 16), (16, 16, 512, 0)],
+)
+def test_a_section_of_the_config_becomes_a_plan(entry, window, context, pairs):
+    config = TEACHERS["llama"].config
+    size = dense.numbers(
+        type(config).from_dict(config.to_dict() | {"max_position_embeddings": 512})
+    )
+    asked = InheritV4Config(
+        init="teacher",
+        family="v4",
+        sliding_window=window,
+        entries=InheritedEntries(tokens=entry, gate="first"),
+        depth=0.6,
+        max_position_embeddings=context,
+    )
+    plan = convert_v4.v4_plan_of(size, asked)
+    assert (plan.head_dim, plan.sliding_window, plan.layers, plan.positions) == (
+        None,
+        window,
+        2,
+        context,
+    )
+    assert plan.entries == Pooling(tokens=entry, gate="first", pairs=pairs, reach=context)
+    assert plan.carving == Carving(shared=1, routed=3, active=3, spread=experts.EVEN)
+    told, made = (convert_v4.v4_config_of(size, plan, f) for f in (None, torch.ones(4)))
+    assert told == replace(made, rope_frequencies=None)
+
+
+def test_experts_that_are_not_all_asked_can_be_told_apart_in_any_dtype():
+    some = InheritedExperts(shared=1, routed=3, active=2)
+    asked = InheritV4Config(init="teacher", family="v4", experts=some, max_position_embeddings=32)
+    size = dense.numbers(TEACHERS["llama"].config)
+    plan = convert_v4.v4_plan_of(size, asked)
+    assert plan.carving.spread == experts.SPREAD
 
 
 def test_other_tokens_than_the_teachers_are_refused():
