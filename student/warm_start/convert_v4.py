@@ -162,8 +162,8 @@ def require_v4_plan(size: Numbers, plan: V4Plan) -> None:
     if plan.head_dim is not None and not least <= plan.head_dim <= most:
         raise WarmStartError(
             f"head_dim is {plan.head_dim}; it must be from {least}, the teacher's keys and values "
-            f"and a pad{', and what entries need' if more else ''}, to {most}, where the map is "
-            "exact."
+            f"and a pad{', and what entries need for so long a context' if more else ''}, to "
+            f"{most}, where the map is exact."
         )
     require_positions(size, plan.positions)
     context = plan.positions or size.max_positions

@@ -21,11 +21,11 @@ _RATE, _LEAST, _WARMUP, _OF_TEXT = 1e-4, 0.1, 5, 0.15
 _CPU = torch.device("cpu")
 
 
-def falling(steps: int) -> list[float]:
+def falling(steps: int, rate: float = _RATE) -> list[float]:
     """Return the rates of a run: a short rise, and a cosine."""
     cosines = [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
     return [
-        _RATE * min(1.0, (step + 1) / _WARMUP) * (_LEAST + (1 - _LEAST) * cosine)
+        rate * min(1.0, (step + 1) / _WARMUP) * (_LEAST + (1 - _LEAST) * cosine)
         for step, cosine in enumerate(cosines)
     ]
 
@@ -61,15 +61,16 @@ def signal(model: Any, token_BS: torch.Tensor) -> torch.Tensor:
 class Taught:
     """A student and its optimizer.
 
-    Held as they are: the embedding, which is the teacher's head too, and what `distill.inherit`
-    holds.
+    Of one that inherits its weights are held as they are: the embedding, which is the teacher's
+    head too, and what `distill.inherit` holds.
     """
 
-    def __init__(self, student: Student, embed_VD: torch.Tensor) -> None:
+    def __init__(self, student: Student, embed_VD: torch.Tensor, *, drawn: bool = False) -> None:
         """Take a student, and the teacher's head."""
         self.student, self.embed_VD = student, embed_VD
-        student.embed.weight.requires_grad_(False)
-        inherit.hold(student)
+        if not drawn:
+            student.embed.weight.requires_grad_(False)
+            inherit.hold(student)
         self.learns = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.learns, betas=(0.9, 0.95), weight_decay=0.0)
 
