@@ -9,10 +9,11 @@ thirds of the layers, each before and after fitting; a seed is another choice of
 `ablation` (slots by energy; the norm as it is; even weights), `trained` (50 % and 25 % of the
 cache, fitted on 24,576 tokens and taught by as many, with forward KL over the whole vocabulary and
 some cross-entropy), `depth` (75 % of the neurons, taught --steps, against 24 of 30 layers, taught
-until they took as many CPU-seconds), `kept` (100 facts, and the teacher's own answers to 50 prompts
-in its chat form), `long` (2,048 to 8,192 tokens of the novel, and a number hidden in it), `rival`
-(cacheshrink's conversion at half the cache, with the same text, if it is installed). Without --part
-all of them.
+until they took as many CPU-seconds), `scratch` (a student of half the cache whose weights are
+drawn, taught for as many CPU-seconds as one that inherits them, --steps included), `kept` (100
+facts, and the teacher's own answers to 50 prompts in its chat form), `long` (2,048 to 8,192 tokens
+of the novel, and a number hidden in it), `rival` (cacheshrink's conversion at half the cache, with
+the same text, if it is installed). Without --part all of them.
 """
 
 import argparse
@@ -49,7 +50,7 @@ from student.warm_start.experts import Carving
 from tests.bench import teaching
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("cut", "ablation", "trained", "depth", "kept", "long", "rival")
+PARTS = ("cut", "ablation", "trained", "depth", "scratch", "kept", "long", "rival")
 LENGTH, WINDOWS, FITTED = 256, 24, 40
 PLANS = {
     "cache75": Plan(rotary=96, latent=192),
@@ -75,6 +76,7 @@ LONG = {2048: 4, 4096: 2, 8192: 1}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
 TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
 PACE = 3  # steps that tell what one costs
+DRAWN_RATE = 1e-3  # of students whose weights are drawn
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
 
@@ -246,6 +248,20 @@ class Bench:
             self.add(f"{name}_cpu_seconds", taken)
             self.measure(layers, name)
 
+    def scratch(self, seed: int, steps: int) -> None:
+        """Measure a student that inherits, and one of the same make that was drawn."""
+        seen = calibration.watch(self.model, self.fit_text(FITTED, seed))
+        inherits, began = self.begun("cache50", seen)
+        drawn = Student.build(inherits.config, self.vocabulary, seed=seed)
+        pace = self.teach(copy.deepcopy(drawn), PACE, seed, drawn=True) / PACE
+        spent = began + self.teach(inherits, steps, seed)
+        self.add(f"cache50_seed{seed}_after_{steps}_cpu_seconds", spent)
+        self.measure(inherits, f"cache50_seed{seed}_after_{steps}")
+        more = math.ceil(1.05 * spent / pace)
+        self.add("drawn_steps", more)
+        self.add("drawn_cpu_seconds", self.teach(drawn, more, seed, drawn=True))
+        self.measure(drawn, "drawn")
+
     def begun(self, plan: str, seen: calibration.Seen) -> tuple[Student, float]:
         """Return a student of a plan, fitted, and the CPU-seconds that it took."""
         began = time.process_time()
@@ -253,15 +269,16 @@ class Bench:
         compensate(made.student, made.seen, Ridge())
         return made.student, time.process_time() - began
 
-    def teach(self, student: Student, steps: int, seed: int) -> float:
+    def teach(self, student: Student, steps: int, seed: int, *, drawn: bool = False) -> float:
         """Teach a student, and return the CPU-seconds of its steps."""
         if not steps:
             return 0.0
         text_BS, order_N = self.lessons(steps * teaching.ROWS, 100 + seed)
         said_BSD = teaching.signal(self.model, text_BS)
-        taught = teaching.Taught(student, self.dense.embed_VD)
+        taught = teaching.Taught(student, self.dense.embed_VD, drawn=drawn)
+        rates = teaching.falling(steps, DRAWN_RATE) if drawn else teaching.falling(steps)
         began = time.process_time()
-        taught.learn(text_BS[order_N], said_BSD[order_N], teaching.falling(steps))
+        taught.learn(text_BS[order_N], said_BSD[order_N], rates)
         return time.process_time() - began
 
     def lessons(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -416,9 +433,7 @@ def main() -> None:
     parser.add_argument("--novels", type=Path)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--plan", action="append", choices=PLANS, help="Of `cut` and `trained`.")
-    parser.add_argument(
-        "--steps", type=int, default=48, help="Of 512 tokens, in `trained` and `depth`."
-    )
+    parser.add_argument("--steps", type=int, default=48, help="Of 512 tokens, which teach.")
     parser.add_argument("--length", action="append", type=int, choices=LONG, help="Of `long`.")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=2)
@@ -435,6 +450,8 @@ def main() -> None:
         bench.trained(seeds, given.steps, given.plan or TRAINED)
     if "depth" in parts:
         bench.depth(seeds, given.steps)
+    if "scratch" in parts:
+        bench.scratch(given.first_seed, given.steps)
     if "kept" in parts:
         bench.kept()
     if "long" in parts and given.novels is not None:
