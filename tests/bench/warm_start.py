@@ -75,7 +75,7 @@ FITTED_AND_KEPT = ("cache75", "cache50", "cache25", "neurons75")
 LONG = {2048: 4, 4096: 2, 8192: 1}  # tokens of a window, windows
 NEEDLE = "The number of the cellar key is"
 TAUGHT_FITTED = 96  # windows that students are fitted to before they are taught
-PACE = 3  # steps that tell what one costs
+PACE, MARGIN = 3, 1.25  # steps that tell what one costs, which is too much as often as too little
 DRAWN_RATE = 1e-3  # of students whose weights are drawn
 CPU = torch.device("cpu")
 Sets = dict[str, dict[str, list[str]]]
@@ -241,7 +241,7 @@ class Bench:
             self.measure(mixture, name)
             layers, began = self.begun("layers24", seen)
             pace = self.teach(copy.deepcopy(layers), PACE, seed) / PACE
-            more = math.ceil(1.05 * (spent - began) / pace)
+            more = math.ceil(MARGIN * (spent - began) / pace)
             taken = began + self.teach(layers, more, seed)
             name = f"layers24_seed{seed}_beside_{steps}"
             self.add(f"{name}_steps", more)
@@ -257,7 +257,7 @@ class Bench:
         spent = began + self.teach(inherits, steps, seed)
         self.add(f"cache50_seed{seed}_after_{steps}_cpu_seconds", spent)
         self.measure(inherits, f"cache50_seed{seed}_after_{steps}")
-        more = math.ceil(1.05 * spent / pace)
+        more = math.ceil(MARGIN * spent / pace)
         self.add("drawn_steps", more)
         self.add("drawn_cpu_seconds", self.teach(drawn, more, seed, drawn=True))
         self.measure(drawn, "drawn")
