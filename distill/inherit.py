@@ -15,8 +15,8 @@ from distill.prepare import Ready
 from distill.session import Session
 from distill.teachers import local
 from distill.text.corpus import evenly
-from student.config import InheritConfig, InheritedExperts, Inheriting, InheritV4Config
 from student.documents import Documents
+from student.inherited import InheritConfig, InheritedExperts, Inheriting, InheritV4Config
 from student.model import Student
 from student.moe import Router
 from student.v4_attention import V4Attention

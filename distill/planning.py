@@ -15,7 +15,8 @@ from distill.session import Say
 from distill.starter import TRAINING_BYTES, memory, spoken
 from distill.teachers import faculty
 from distill.text import student_tokenizer
-from student.config import Inheriting, InheritV4Config, MLAConfig, V4Config
+from student.config import MLAConfig, V4Config
+from student.inherited import Inheriting, InheritV4Config
 from student.sizes import count_parameters, kv_cache_bytes_per_token, training_flops_per_token
 from student.warm_start import convert, convert_v4, dense
 

@@ -32,7 +32,7 @@ from distill.train import Row, Trainer
 from distill.train import run as train
 from student import device as devices
 from student import weights
-from student.config import Inheriting
+from student.inherited import Inheriting
 from student.model import Student
 
 

@@ -10,7 +10,7 @@ from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
-from student.config import LARGEST
+from student.bounds import LARGEST
 from student.errors import ShapeError
 
 

@@ -1,4 +1,4 @@
-"""What a student is made of: two families, the rules of their numbers, and a teacher's weights.
+"""What a student is made of: either of two families, or a teacher's weights.
 
 `mla`: multi-head latent attention and a mixture of experts with bias routing, as in the
 DeepSeek-V3 report (arXiv 2412.19437, section 2). `v4`: shared-key attention over a sliding window
@@ -6,64 +6,26 @@ and compressed entries, hyper-connections and hash-routed first layers, as in th
 report (arXiv 2606.19348, section 2). Every number of the released configurations has a field here.
 """
 
-import sys
-from dataclasses import dataclass, fields
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt
-from pydantic import ConfigDict, Discriminator, Tag
+from pydantic import Discriminator, Tag
 
+from student.bounds import (
+    FORBID,
+    Base,
+    Natural,
+    Positive,
+    PositiveFloat,
+    Span,
+    check_fields,
+    check_number,
+)
 from student.errors import ConfigError
+from student.inherited import InheritConfig, Inheriting, InheritV4Config
 
-Positive = Annotated[int, Gt(0)]
-Natural = Annotated[int, Ge(0)]
-Span = Annotated[int, Ge(2)]
-PositiveFloat = Annotated[float, Gt(0)]
-Base = Annotated[float, Gt(1)]
 LayerType = Literal["swa", "csa", "hca"]
-
-LARGEST = 2**63 - 1  # what a tensor's size may be
-
-_FORBID = ConfigDict(extra="forbid")
-
-
-def _check_fields(config: Any) -> None:
-    """Hold each field to the type and bounds its annotation states, whoever made the object."""
-    hints = get_type_hints(type(config), include_extras=True)
-    for field in fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if value is None and NoneType in options:
-            continue
-        (hint,) = (option for option in options if option is not NoneType)
-        _check_value(field.name, value, hint)
-
-
-def _check_value(name: str, value: Any, hint: Any) -> None:
-    if get_origin(hint) is Annotated:
-        _check_number(name, value, *get_args(hint))
-    elif get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            known = " or ".join(get_args(hint))
-            raise ConfigError(f"{name} is {value!r}; it must be {known}.")
-    elif not isinstance(value, kind := get_origin(hint) or hint):
-        raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
-
-
-def _check_number(name: str, value: Any, kind: type, bound: Gt | Ge) -> None:
-    whole = kind is int
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    limit = LARGEST if whole else sys.float_info.max
-    if number and limit < value < float("inf"):
-        raise ConfigError(f"{name} is too large a number; it must be at most {limit}.")
-    if not number or not abs(value) <= limit:
-        wanted = "a whole number" if whole else "a finite number"
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
-    if isinstance(bound, Gt) and not value > bound.gt:
-        raise ConfigError(f"{name} is {value}; it must be above {bound.gt}.")
-    if isinstance(bound, Ge) and not value >= bound.ge:
-        raise ConfigError(f"{name} is {value}; it must be at least {bound.ge}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +40,7 @@ class Yarn:
         mscale_all_dim: DeepSeek-V3's correction of the softmax scale; 0 turns it off, as in V4.
     """
 
-    __pydantic_config__ = _FORBID
+    __pydantic_config__ = FORBID
 
     factor: Annotated[float, Ge(1)] = 16.0
     original_positions: Positive = 65_536
@@ -92,7 +54,7 @@ class Yarn:
         Raises:
             ConfigError: names the field and the rule it breaks.
         """
-        _check_fields(self)
+        check_fields(self)
         if self.beta_fast <= self.beta_slow:
             raise ConfigError(
                 f"beta_fast is {self.beta_fast}; it must be above beta_slow ({self.beta_slow}), "
@@ -104,7 +66,7 @@ class Yarn:
 class MLAConfig:
     """A student of the `mla` family. Widths are in values, ranks in latent dimensions."""
 
-    __pydantic_config__ = _FORBID
+    __pydantic_config__ = FORBID
 
     family: Literal["mla"] = "mla"
     hidden_size: Positive = 256
@@ -140,7 +102,7 @@ class MLAConfig:
         Raises:
             ConfigError: names the field and the rule it breaks.
         """
-        _check_fields(self)
+        check_fields(self)
         _check_rotary(self.qk_rope_head_dim)
         _check_frequencies(self.rope_frequencies, self.qk_rope_head_dim, self.yarn)
         _check_top_k(self.num_experts_per_token, self.num_routed_experts)
@@ -181,7 +143,7 @@ class V4Config:
     window and the entries an indexer chooses; `hca`, the window and all of far fewer entries.
     """
 
-    __pydantic_config__ = _FORBID
+    __pydantic_config__ = FORBID
 
     family: Literal["v4"] = "v4"
     layer_types: tuple[LayerType, ...] = ("swa", "csa", "hca", "csa")
@@ -224,7 +186,7 @@ class V4Config:
         Raises:
             ConfigError: names the field and the rule it breaks.
         """
-        _check_fields(self)
+        check_fields(self)
         _check_rotary(self.qk_rope_head_dim)
         _check_frequencies(self.rope_frequencies, self.qk_rope_head_dim, self.yarn)
         _check_top_k(self.num_experts_per_token, self.num_routed_experts)
@@ -288,145 +250,6 @@ class V4Config:
         return {"swa": 0, "csa": self.csa_compression, "hca": self.hca_compression}[kind]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InheritedExperts:
-    """A dense teacher's feed-forward layers as a mixture: each part has as many neurons.
-
-    Attributes:
-        shared: parts that serve every token.
-        routed: parts that are experts.
-        active: experts that serve a token.
-    """
-
-    __pydantic_config__ = _FORBID
-
-    shared: Positive = 16
-    routed: Annotated[int, Ge(2)] = 16
-    active: Positive = 8
-
-    def __post_init__(self) -> None:
-        """Refuse more active experts than there are.
-
-        Raises:
-            ConfigError: names the field and the rule it breaks.
-        """
-        _check_fields(self)
-        if self.active > self.routed:
-            raise ConfigError(
-                f"active is {self.active}, more than routed ({self.routed}); choose at most that "
-                "many."
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InheritConfig:
-    """A student of the `mla` family that begins with a dense teacher's weights.
-
-    Attributes:
-        init: marks this form of the section.
-        cache: values cached a token and layer, as a share of the teacher's.
-        experts: None leaves feed-forward layers dense.
-        depth: share of the teacher's layers.
-        calibration_tokens: of the run's text, in whose measure the student is fitted.
-        max_position_embeddings: tokens of context, at most the teacher's.
-    """
-
-    __pydantic_config__ = _FORBID
-
-    init: Literal["teacher"]
-    family: Literal["mla"] = "mla"
-    cache: PositiveFloat = 0.5
-    experts: InheritedExperts | None = None
-    depth: PositiveFloat = 1.0
-    calibration_tokens: Positive = 10_240
-    max_position_embeddings: Positive = 2048
-
-    def __post_init__(self) -> None:
-        """Refuse shares above 1.
-
-        Raises:
-            ConfigError: names the field and the rule it breaks.
-        """
-        _check_fields(self)
-        _check_share("cache", self.cache)
-        _check_share("depth", self.depth)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InheritedEntries:
-    """What layers of a dense teacher see of the tokens before their window, in v4.
-
-    Attributes:
-        tokens: that an entry stands for.
-        gate: what it is made of: its tokens as they are `attended`, or the `first` of them alone.
-    """
-
-    __pydantic_config__ = _FORBID
-
-    tokens: Annotated[int, Ge(2)] = 4
-    gate: Literal["attended", "first"] = "attended"
-
-    def __post_init__(self) -> None:
-        """Refuse an entry of less than two tokens.
-
-        Raises:
-            ConfigError: names the field and the rule it breaks.
-        """
-        _check_fields(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InheritV4Config:
-    """A student of the `v4` family that begins with a dense teacher's weights.
-
-    Attributes:
-        init: marks this form of the section.
-        family: marks this family; without it a student is of `mla`.
-        head_dim: values cached a token and layer; None for as many as the exact map needs.
-        sliding_window: tokens attended to as they are; None for all of the context.
-        entries: of the tokens before; None leaves them unseen.
-        experts: of feed-forward layers, of which v4 has no dense ones.
-        depth: share of the teacher's layers.
-        calibration_tokens: of the run's text, to which pads and entries are fitted.
-        max_position_embeddings: tokens of context, at most the teacher's.
-    """
-
-    __pydantic_config__ = _FORBID
-
-    init: Literal["teacher"]
-    family: Literal["v4"]
-    head_dim: Positive | None = None
-    sliding_window: Positive | None = None
-    entries: InheritedEntries | None = None
-    experts: InheritedExperts = InheritedExperts(shared=1, routed=3, active=3)
-    depth: PositiveFloat = 1.0
-    calibration_tokens: Positive = 4096
-    max_position_embeddings: Positive = 2048
-
-    def __post_init__(self) -> None:
-        """Refuse a share above 1, and entries of tokens that the window holds anyway.
-
-        Raises:
-            ConfigError: names the field and the rule it breaks.
-        """
-        _check_fields(self)
-        _check_share("depth", self.depth)
-        if self.entries is not None and self.sliding_window is None:
-            raise ConfigError(
-                "entries stand for tokens before the window, and without sliding_window nothing "
-                "is; set it, or leave entries out."
-            )
-
-
-Inheriting = InheritConfig | InheritV4Config
-"""A student that begins with a dense teacher's weights, of either family."""
-
-
-def _check_share(name: str, share: float) -> None:
-    if share > 1:
-        raise ConfigError(f"{name} is {share}; it is a share of the teacher's, at most 1.")
-
-
 def _check_rotary(width: int) -> None:
     if width % 2:
         raise ConfigError(
@@ -438,7 +261,7 @@ def _check_frequencies(listed: tuple[float, ...] | None, width: int, yarn: Yarn 
     if listed is None:
         return
     for frequency in listed:
-        _check_number("rope_frequencies", frequency, float, Gt(0))
+        check_number("rope_frequencies", frequency, float, Gt(0))
     pairs = width // 2
     if len(listed) != pairs:
         raise ConfigError(

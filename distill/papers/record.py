@@ -23,7 +23,7 @@ from distill.papers.schema import CURRENT
 from distill.rollout.config import WRITER, RolloutConfig
 from distill.terms import Terms
 from student import device as devices
-from student.config import Inheriting
+from student.inherited import Inheriting
 from student.released_fields import MLA, V4
 
 _PACKAGES = (

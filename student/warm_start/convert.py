@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from student.config import InheritConfig, MLAConfig
+from student.config import MLAConfig
 from student.errors import WarmStartError
+from student.inherited import InheritConfig
 from student.vocabulary import Vocabulary
 from student.warm_start import calibration, experts, latent, slots
 from student.warm_start.begun import (

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from student.config import InheritV4Config, LayerType, V4Config
+from student.config import LayerType, V4Config
 from student.errors import WarmStartError
+from student.inherited import InheritV4Config
 from student.vocabulary import Vocabulary
 from student.warm_start import calibration, entries, experts, residual, shared_entry
 from student.warm_start.begun import (

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from student.config import InheritedExperts
+from student.inherited import InheritedExperts
 from student.warm_start.dense import DenseLayer
 
 SPREAD = 0.02  # of routers' logits: wide enough to be ordered in any dtype, nearly even weights

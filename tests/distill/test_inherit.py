@@ -13,8 +13,8 @@ from distill.errors import MismatchError
 from distill.run import control_of, run
 from distill.train import Trainer
 from student import weights
-from student.config import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
+from student.inherited import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from tests.fakes.students import MLA, V4, stirred
 from tests.fakes.teachers import tiny_config
 

@@ -8,8 +8,8 @@ from distill.errors import InputError
 from distill.planning import at_hand, outlook
 from distill.run import run
 from student.catalogue import presets
-from student.config import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
+from student.inherited import InheritConfig, InheritedEntries, InheritedExperts, InheritV4Config
 from student.sizes import kv_cache_bytes_per_token
 from tests.fakes.teachers import tiny_config
 

@@ -12,7 +12,8 @@ from distill.config import RunConfig, load
 from distill.errors import InputError
 from distill.resources import shipped
 from student.catalogue import presets
-from student.config import InheritConfig, MLAConfig, V4Config
+from student.config import MLAConfig, V4Config
+from student.inherited import InheritConfig
 from student.sizes import count_parameters
 
 NAMES = list(presets())

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from student.config import InheritConfig, InheritedExperts
 from student.errors import WarmStartError
+from student.inherited import InheritConfig, InheritedExperts
 from student.sizes import kv_cache_bytes_per_token
 from student.warm_start import calibration, convert, dense, experts
 from student.warm_start.begun import Begun

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import DeepseekV4ForCausalLM
 
-from student.config import InheritedEntries, InheritedExperts, InheritV4Config
 from student.errors import WarmStartError
+from student.inherited import InheritedEntries, InheritedExperts, InheritV4Config
 from student.model import Student
 from student.warm_start import calibration, convert_v4, dense, experts, shared_entry
 from student.warm_start.begun import Begun
