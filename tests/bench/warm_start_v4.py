@@ -73,10 +73,10 @@ PLANS = {
 class Bench:
     """The teacher, the text, and what was measured so far."""
 
-    def __init__(self, sets: warm_start.Sets, path: Path, steps: int) -> None:
+    def __init__(self, sets: warm_start.Sets, path: Path, steps: int, rate: float) -> None:
         place = embedded.ensure(lambda said: None)
         self.model: Any = local.load_model(place, device=CPU)
-        self.path, self.dense = path, dense.read(self.model)
+        self.path, self.dense, self.rate = path, dense.read(self.model), rate
         tokenizer = weights.load_tokenizer(place)
         self.vocabulary = Vocabulary(
             size=len(self.dense.embed_VD),
@@ -119,7 +119,7 @@ class Bench:
         self.report(made.student, name, lengths)
         if self.lessons is not None:
             began = time.process_time()
-            rates = teaching.falling(len(self.lessons[0]) // teaching.ROWS)
+            rates = teaching.falling(len(self.lessons[0]) // teaching.ROWS, self.rate)
             teaching.Taught(made.student, self.dense.embed_VD).learn(*self.lessons, rates)
             self.add(f"{name}_train_cpu_seconds", time.process_time() - began)
             self.report(made.student, f"{name}_taught", lengths)
@@ -177,9 +177,10 @@ def main() -> None:
     parser.add_argument("--novels", type=Path)
     parser.add_argument("--student", action="append", choices=PLANS)
     parser.add_argument("--steps", type=int, default=0, help="That teach, 512 tokens each.")
+    parser.add_argument("--rate", type=float, default=2e-5, help="Of those steps, at most.")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(warm_start.texts(given.novels), given.json, given.steps)
+    bench = Bench(warm_start.texts(given.novels), given.json, given.steps, given.rate)
     for name in given.student or PLANS:
         bench.run(name)
 
