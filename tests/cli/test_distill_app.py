@@ -35,6 +35,7 @@ from tests.fakes.commands import (
     refusal,
     start,
 )
+from tests.fakes.files import bytes_of
 from tests.fakes.runs import STEPS, Runs
 from tests.fakes.teachers import tiny_teacher
 
@@ -70,11 +71,6 @@ def assert_as_if_undisturbed(out: Path, runs: Runs) -> None:
     pinned = [{r["name"]: r["sha256"] for r in m["outputs"]} for m in (one, other)]
     for name in ("student", "checkpoints/step-000000", "heldout.jsonl", "config.yaml"):
         assert pinned[0][name] == pinned[1][name]
-
-
-def bytes_of(directory: Path) -> dict[str, tuple[bytes, int]]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 # Help, and what needs no run.

@@ -17,12 +17,12 @@ from distill.store.store import Store
 from tests.fakes.commands import call, finish, refusal, start
 from tests.fakes.dialects import Behaviour
 from tests.fakes.endpoints import Server, TinyModel, speaking_teacher
+from tests.fakes.files import bytes_of
 from tests.fakes.keys import pair
 from tests.fakes.runs import quiet, still
 from tests.fakes.sessions import (
     TERMS,
     answers,
-    bytes_of,
     carried_out,
     metrics,
     prompts_file,

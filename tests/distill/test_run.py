@@ -44,12 +44,12 @@ from distill.terms import TermsError
 from distill.train import Trainer
 from student.catalogue import presets
 from tests.fakes.endpoints import TINY, Server, TinyModel, speaking_teacher
+from tests.fakes.files import bytes_of
 from tests.fakes.sessions import (
     OBLIGATION,
     TERMS,
     Said,
     answers,
-    bytes_of,
     carried_out,
     metrics,
     prompts_file,

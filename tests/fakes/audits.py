@@ -5,21 +5,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from audit.config import AuditConfig
+from audit.errors import AuditError, InputError
 from audit.lineup.ruling import Rules
-from audit.probe import probe
+from audit.probe import Outcome, probe
 from audit.response_log import key_of
 from audit.statement import statement, subjects, write
 from audit.validate import validate
 from tests.fakes import banks, lineups
 
 
-def answers_file(path: Path, said: Sequence[str]) -> str:
+class Listener:
+    """What an audit said, and the stages of its progress."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.said: list[str] = []
+        self.stages: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        """Keep a sentence."""
+        self.said.append(sentence)
+
+    def progress(self, stage: str, done: int, total: int, note: str) -> None:
+        """Keep a stage."""
+        assert 0 <= done <= total
+        if stage not in self.stages:
+            self.stages.append(stage)
+
+
+def carry_out(config: AuditConfig, out: Path, listener: Listener | None = None) -> Outcome:
+    """Carry out an audit in this process."""
+    heard = listener or Listener()
+    return probe(config, out, command="audit probe", say=heard.say, progress=heard.progress)
+
+
+def refusal(config: AuditConfig, out: Path, kind: type[AuditError] = InputError) -> str:
+    """Carry out an audit that must be refused; return the one sentence that says why."""
+    with pytest.raises(kind) as caught:
+        carry_out(config, out)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def answers_file(path: Path, said: Sequence[str], ids: Sequence[int] | None = None) -> str:
     """Write what a model said to prompts of equal ids; return where."""
+    places = range(len(said)) if ids is None else ids
     rows = [
         {"id": f"p{i}", "prompt": f"prompt {i}", "response": text, "document": f"d{i // 4}"}
-        for i, text in enumerate(said)
+        for i, text in zip(places, said, strict=True)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -42,7 +79,7 @@ def answered(work: Path, *, references: int = 3) -> Path:
         },
     )
     out = work / "audit"
-    probe(config, out, command="audit probe", say=_silent, progress=_silent)
+    carry_out(config, out)
     return out
 
 

@@ -91,12 +91,6 @@ def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def bytes_of(directory: Path) -> dict[str, tuple[bytes, int]]:
-    """Return every file below a directory: what is in it, and when it was written."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
 def rows_file(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Write JSON Lines; return `path`."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

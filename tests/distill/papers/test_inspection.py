@@ -19,9 +19,9 @@ from distill.run import control_of
 from distill.store.verify import verify
 from tests.fakes import stores
 from tests.fakes.endpoints import TINY
+from tests.fakes.files import bytes_of
 from tests.fakes.recorded_runs import everything
 from tests.fakes.sessions import (
-    bytes_of,
     carried_out,
     small_config,
 )
