@@ -65,11 +65,11 @@ def v4_plan_of(size: Numbers, asked: InheritV4Config) -> V4Plan:
     """
     context, pooling = asked.max_position_embeddings, None
     if asked.entries is not None and asked.sliding_window is not None:
-        tokens = asked.entries.tokens
-        # An entry as long as the window shows no token that is still in it but the last few.
-        is_apart = tokens >= asked.sliding_window
+        tokens, gate = asked.entries.tokens, asked.entries.gate
+        # When so long an entry shows, the first of its tokens has left the window.
+        is_apart = gate == "first" and tokens >= asked.sliding_window
         pairs = 0 if is_apart else max(_LEAST_PAIRS, round(context / _RESOLVED))
-        pooling = Pooling(tokens=tokens, gate=asked.entries.gate, pairs=pairs, reach=context)
+        pooling = Pooling(tokens=tokens, gate=gate, pairs=pairs, reach=context)
     plan = V4Plan(
         carving=Carving.of(asked.experts),
         head_dim=asked.head_dim,

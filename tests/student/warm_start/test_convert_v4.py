@@ -149,10 +149,15 @@ def test_a_plan_that_does_not_fit_the_teacher_is_refused(change, said):
 
 
 @pytest.mark.parametrize(
-    ("entry", "window", "context", "pairs"),
-    [(4, 16, 32, 8), (4, 16, 512, 16), (16, 16, 512, 0)],
+    ("entry", "gate", "window", "context", "pairs"),
+    [
+        (4, "attended", 16, 32, 8),
+        (4, "first", 16, 512, 16),
+        (16, "first", 16, 512, 0),
+        (16, "attended", 16, 512, 16),
+    ],
 )
-def test_a_section_of_the_config_becomes_a_plan(entry, window, context, pairs):
+def test_a_section_of_the_config_becomes_a_plan(entry, gate, window, context, pairs):
     config = TEACHERS["llama"].config
     size = dense.numbers(
         type(config).from_dict(config.to_dict() | {"max_position_embeddings": 512})
@@ -161,7 +166,7 @@ def test_a_section_of_the_config_becomes_a_plan(entry, window, context, pairs):
         init="teacher",
         family="v4",
         sliding_window=window,
-        entries=InheritedEntries(tokens=entry, gate="first"),
+        entries=InheritedEntries(tokens=entry, gate=gate),
         depth=0.6,
         max_position_embeddings=context,
     )
@@ -172,7 +177,7 @@ def test_a_section_of_the_config_becomes_a_plan(entry, window, context, pairs):
         2,
         context,
     )
-    assert plan.entries == Pooling(tokens=entry, gate="first", pairs=pairs, reach=context)
+    assert plan.entries == Pooling(tokens=entry, gate=gate, pairs=pairs, reach=context)
     assert plan.carving == Carving(shared=1, routed=3, active=3, spread=experts.EVEN)
     told, made = (convert_v4.v4_config_of(size, plan, f) for f in (None, torch.ones(4)))
     assert told == replace(made, rope_frequencies=None)
