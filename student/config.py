@@ -300,6 +300,10 @@ StudentConfig = Annotated[
     | Annotated[V4Config, Tag("v4")]
     | Annotated[InheritConfig, Tag("teacher's mla")]
     | Annotated[InheritV4Config, Tag("teacher's v4")],
-    Discriminator(_family),
+    Discriminator(
+        _family,
+        custom_error_type="family",
+        custom_error_message="family must be mla or v4",
+    ),
 ]
 """Either family, told apart by the key `family`; or, with a key `init`, a teacher's weights."""

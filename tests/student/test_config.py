@@ -287,6 +287,8 @@ def test_a_list_of_layers_becomes_a_tuple():
         ({"rope_theta": float("nan")}, "rope_theta"),
         ({"tie_word_embeddings": 3}, "tie_word_embeddings"),
         ({"family": "v4", "layer_types": ["swa", "mha"]}, "layer_types.1"),
+        ({"family": "v5"}, "family must be mla or v4"),
+        ({"family": "v5", "init": "teacher"}, "family must be mla or v4"),
         (3, "dictionary"),
         ("mla", "dictionary"),
         ([], "dictionary"),
