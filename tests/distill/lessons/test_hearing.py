@@ -24,10 +24,10 @@ from distill.store.store import Store
 from distill.teachers.local import LocalTeacher
 from distill.text import chat
 from tests.fakes.endpoints import Server, TinyModel
+from tests.fakes.files import bytes_of
 from tests.fakes.sessions import (
     CPU,
     across,
-    bytes_of,
     called,
     everywhere,
     rows_file,
