@@ -1,6 +1,6 @@
 # make demo    the whole story: teacher -> student and controls -> audits, with pages to look at
 # make scratch a student from scratch and its controls, told apart by what training added to them
-# make test    every test
+# make test    every test, on two workers; WORKERS=4 for more
 # make lint    style, types, import directions
 # make bench   the benchmarks that exist, JSON under runs/bench
 # make bank    the shipped bank of small models again: most of an hour
